@@ -1,0 +1,171 @@
+"""From a trained run to an agent that can be evaluated: the configurator's choices by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.evaluation import make_mpc, simulator_bounds
+from benchmarks.recipes import PlannerRecipe
+from benchmarks.runs import require_part
+from benchmarks.seeding import make_generator
+from benchmarks.stages import load_policy
+from envs.registration import make_simulator
+from envs.simulator import Simulator
+from envs.state import State
+from planners.agent import Agent
+from worldmodel.checkpoint import CheckpointError, load_jepa
+from worldmodel.costs import ActionEffort, Cost, LastDistance, SummedDistance
+from worldmodel.critic import Critic, load_critic
+from worldmodel.jepa import JEPA, require_known
+
+COSTS = ("critic", "last_distance", "summed_distance", "action_effort")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """What a run folder holds, loaded.
+
+    Attributes:
+        path: the folder.
+        model: the world model.
+        env: id, keyword arguments, shapes and action bounds of the environment.
+        device: where the networks are.
+    """
+
+    path: Path
+    model: JEPA
+    env: dict[str, Any]
+    device: torch.device
+
+    @property
+    def simulator(self) -> Simulator:
+        """A fresh simulator of the environment that the model was trained for."""
+        return make_simulator(self.env["id"], **self.env["kwargs"])
+
+    @property
+    def critic(self) -> Critic:
+        """The trained cost-to-go."""
+        return load_critic(
+            require_part(self.path, "critic", "`worldmodel train` was not finished"), self.device
+        )
+
+
+def load_run(path: Path, device: torch.device | str = "cpu") -> TrainedRun:
+    """Load the world model of a run.
+
+    Raises:
+        CheckpointError: the model is missing, damaged or of another architecture.
+    """
+    folder = require_part(path, "model", "`worldmodel train` was not finished")
+    model, extra = load_jepa(folder, device)
+    if "env" not in extra:
+        raise CheckpointError(f"checkpoint must name its environment, got none in {folder}")
+    model.requires_grad_(False)
+    return TrainedRun(path, model, extra["env"], torch.device(device))
+
+
+def make_cost(expression: str, run: TrainedRun) -> Cost:
+    """Build a cost such as ``"critic"``, ``"summed_distance"`` or ``"critic+0.1*action_effort"``.
+
+    Raises:
+        ValueError: an unknown cost (the message names the nearest known one) or a weight that is no number.
+    """
+    total: Cost | None = None
+    for part in expression.split("+"):
+        weight_text, star, name = part.strip().rpartition("*")
+        require_known("cost", name.strip(), COSTS)
+        try:
+            weight = float(weight_text) if star else 1.0
+        except ValueError:
+            raise ValueError(f"weight of a cost must be a number, got {weight_text!r}") from None
+        cost = _cost(name.strip(), run)
+        weighted = cost if weight == 1.0 else weight * cost
+        total = weighted if total is None else total + weighted
+    assert total is not None
+    return total.requires_grad_(False)
+
+
+def _cost(name: str, run: TrainedRun) -> Cost:
+    if name == "critic":
+        return run.critic
+    return {
+        "last_distance": LastDistance,
+        "summed_distance": SummedDistance,
+        "action_effort": ActionEffort,
+    }[name]()
+
+
+class LearnedActor:
+    """A trained agent that sees observations only.
+
+    Args:
+        run: the trained run.
+        simulator: renders the observations.
+        mode: ``"1"`` or ``"2"``.
+        planner: planner of mode 2.
+        seed: of the planner's samples.
+    """
+
+    def __init__(
+        self, run: TrainedRun, simulator: Simulator, *, mode: str, planner: PlannerRecipe, seed: int
+    ) -> None:
+        self.run, self.simulator = run, simulator
+        model, device = run.model, run.device
+        bounds = simulator_bounds(simulator).to(device)
+        needs_policy = mode == "1" or planner.policy_proposal
+        policy = None
+        if needs_policy:
+            policy = load_policy(
+                require_part(run.path, "policy", "`worldmodel train` was not finished"), device
+            )
+        has_memory = model.predictor.context > 0
+        generator = (
+            make_generator(seed, "planner")
+            if device.type == "cpu"
+            else torch.Generator(device).manual_seed(seed)
+        )
+        self.agent = Agent(
+            model,
+            bounds,
+            mode=mode,
+            policy=policy,
+            mpc=make_mpc(planner, bounds, generator) if mode == "2" else None,
+            cost=make_cost(planner.cost, run) if mode == "2" else None,
+            empty_memory=model.empty_memory if has_memory else None,
+            remember=model.remember if has_memory else None,
+        )
+
+    def begin(self, goal: State) -> None:
+        """Show the goals' observations."""
+        self.agent.set_goal(self.observe(goal))
+
+    def observe(self, state: State) -> dict[str, Tensor]:
+        """Return the observations that the model reads."""
+        obs = self.simulator.observation(state)
+        return {key: obs[key].to(self.run.device) for key in self.run.model.observation_keys}
+
+    def act(self, seen: dict[str, Tensor]) -> Tensor:
+        """Choose actions ``(B, A)``."""
+        return self.agent.act(seen).to(self.simulator.device)
+
+
+def with_planner(recipe: PlannerRecipe, name: str | None, settings: Sequence[tuple[str, Any]]) -> PlannerRecipe:
+    """Return the planner settings with another planner name, and with what the command line sets.
+
+    The recipe's hyperparameters belong to its own planner: another planner starts from its defaults.
+    """
+    if name is not None and name != recipe.name:
+        recipe = dataclasses.replace(recipe, name=name, args={})
+    fields = {f.name for f in dataclasses.fields(PlannerRecipe)} - {"name", "args"}
+    for key, value in settings:
+        if key in fields:
+            recipe = dataclasses.replace(recipe, **{key: value})
+        else:
+            recipe = dataclasses.replace(recipe, args={**recipe.args, key: value})
+    return recipe

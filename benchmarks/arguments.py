@@ -1,0 +1,230 @@
+"""The command line's grammar: one-line errors that name the nearest known flag, and the flags that verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+DESCRIPTION = """\
+Train JEPA world models on trajectories, plan with them, and see what they know.
+
+  quickstart   from nothing to a report: collect, train, plan, react, evaluate
+  collect      record trajectories of an environment into a store
+  train        train a recipe on a store: world model, critic, Mode-1 policy
+  evaluate     success of a trained run on fresh tasks, beside reference rows
+  report       one HTML page of a run
+  data         look into a store, or verify every byte of it
+  envs         the environments
+  bench        speed figures beside what they are compared with
+"""
+
+
+class UsageError(ValueError):
+    """The command line was used in a way that it does not have."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, with the nearest known flag or word."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]  # noqa: ANN401
+        """Parse, and refuse what is left over by naming the nearest known flag."""
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            leaf = self._leaf(found)
+            raise UsageError(_unknown_argument(rest[0], leaf))
+        return found
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and leaving."""
+        raise UsageError(_with_hint(message))
+
+    def _leaf(self, found: argparse.Namespace) -> argparse.ArgumentParser:
+        """Return the parser of the verb that was called."""
+        parser: argparse.ArgumentParser = self
+        for name in ("verb", "subverb"):
+            chosen = getattr(found, name, None)
+            for action in parser._actions:
+                if isinstance(action, argparse._SubParsersAction) and chosen in action.choices:
+                    parser = action.choices[chosen]
+                    break
+        return parser
+
+
+def _unknown_argument(argument: str, parser: argparse.ArgumentParser) -> str:
+    flag = argument.split("=", 1)[0]
+    known = [option for action in parser._actions for option in action.option_strings]
+    near = difflib.get_close_matches(flag, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near and flag.startswith("-") else f"; see {parser.prog} --help"
+    return f"{parser.prog} has no argument {argument!r}{hint}"
+
+
+def _with_hint(message: str) -> str:
+    """Add the nearest known word to argparse's "invalid choice: 'x' (choose from ...)"."""
+    if "invalid choice" not in message:
+        return message
+    given = message.split("invalid choice: ", 1)[1].split("'")[1]
+    choices = message.split("choose from", 1)[-1].strip(" )").replace("'", "").split(", ")
+    near = difflib.get_close_matches(given, choices, n=1, cutoff=0.4)
+    return f"{message}; did you mean {near[0]}?" if near else message
+
+
+def positive_int(text: str) -> int:
+    """Read a whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be >= 1, got {value}")
+    return value
+
+
+def seed_int(text: str) -> int:
+    """Read a seed: a whole number of at least 0."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be >= 0, got {value}")
+    return value
+
+
+def key_values(pairs: Sequence[str] | None) -> dict[str, Any]:
+    """Read ``["a=1", "b=text"]`` as ``{"a": 1, "b": "text"}``; values are JSON where they are JSON."""
+    result = {}
+    for pair in pairs or []:
+        key, separator, text = pair.partition("=")
+        if not separator:
+            raise UsageError(f"settings must be KEY=VALUE, got {pair!r}")
+        try:
+            result[key.strip()] = json.loads(text)
+        except json.JSONDecodeError:
+            result[key.strip()] = {"True": True, "False": False}.get(text, text)
+    return result
+
+
+def build_parser() -> Parser:
+    """Build the parser of ``worldmodel``."""
+    parser = Parser(prog="worldmodel", description=DESCRIPTION)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+
+    quickstart = verbs.add_parser(
+        "quickstart", help="from nothing to a report", description="Two Rooms from an empty disk to a plan."
+    )
+    _common(quickstart, out="runs/quickstart-seed<SEED>", seed="of everything")
+    _preset(quickstart)
+    _recipe_settings(quickstart)
+
+    collect = verbs.add_parser(
+        "collect",
+        help="record trajectories into a store",
+        description="Record trajectories; goes on where an interrupted call with equal settings stopped.",
+    )
+    collect.add_argument("env_id", metavar="ENV_ID", help="e.g. worldmodel/TwoRooms-v0; see `worldmodel envs list`")
+    collect.add_argument("--episodes", type=positive_int, default=1000, help="episodes (default 1000)")
+    collect.add_argument("--steps", type=positive_int, help="actions per episode (default: the environment's budget)")
+    collect.add_argument("--policy", help="data policy (default: the environment's own)")
+    collect.add_argument("--policy-args", nargs="+", metavar="KEY=VALUE", help="arguments of the data policy")
+    collect.add_argument("--env-args", nargs="+", metavar="KEY=VALUE", help="e.g. layout=random image_size=32")
+    collect.add_argument("--split", default="train", choices=("train", "eval"), help="layouts of which split")
+    collect.add_argument("--states-only", action="store_true", help="store states; frames are rendered in the batch")
+    _common(collect, out="required", seed="of the trajectories")
+
+    train = verbs.add_parser(
+        "train",
+        help="train a recipe on a store",
+        description="Train world model, critic and Mode-1 policy; goes on where a killed call stopped.",
+    )
+    train.add_argument("recipe", metavar="RECIPE", help="two-rooms or moving-dot")
+    train.add_argument("--data", required=True, metavar="STORE", help="store to train on")
+    train.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
+    _common(train, out="required", seed="of weights and batches")
+    _preset(train)
+    _recipe_settings(train)
+
+    evaluate = verbs.add_parser(
+        "evaluate",
+        help="evaluate a trained run",
+        description="Success on fresh tasks; adds to results.json of the run.",
+    )
+    evaluate.add_argument("run", metavar="RUN", help="folder of a trained run")
+    evaluate.add_argument("--episodes", type=positive_int, help="tasks (default: the recipe's)")
+    evaluate.add_argument("--steps", type=positive_int, help="budget of env steps (default: the recipe's)")
+    evaluate.add_argument("--mode", choices=("1", "2"), help="act by policy (1) or by planning (2); default both")
+    evaluate.add_argument("--planner", help="cem, icem, mppi, gradient, cem_gradient or random_shooting")
+    evaluate.add_argument(
+        "--planner-args", nargs="+", metavar="KEY=VALUE", help="e.g. num_samples=128 horizon=16 cost=summed_distance"
+    )
+    evaluate.add_argument("--task-seed", type=seed_int, help="seed of the tasks (default: the recipe's)")
+    evaluate.add_argument("--no-references", action="store_true", help="leave out zero, random, expert, oracle")
+    _common(evaluate, out="RUN", seed="of the planner's samples (default: the run's)", seed_default=None)
+
+    report = verbs.add_parser("report", help="one HTML page of a run")
+    report.add_argument("run", metavar="RUN", help="folder of a run")
+    report.add_argument("--gif", action="store_true", help="also write media/episodes.gif")
+    _json(report)
+
+    data = verbs.add_parser("data", help="look into a store").add_subparsers(
+        dest="subverb", metavar="info|verify|repair", required=True, parser_class=Parser
+    )
+    for name, text in (
+        ("info", "what a store holds"),
+        ("verify", "compare every byte with its checksum"),
+        ("repair", "remove what killed writers left behind"),
+    ):
+        sub = data.add_parser(name, help=text, description=text)
+        sub.add_argument("store", metavar="STORE")
+        _json(sub)
+
+    envs = verbs.add_parser("envs", help="the environments").add_subparsers(
+        dest="subverb", metavar="list", required=True, parser_class=Parser
+    )
+    _json(envs.add_parser("list", help="the registered environments"))
+
+    bench = verbs.add_parser("bench", help="speed figures with their comparison").add_subparsers(
+        dest="subverb", metavar="speed", required=True, parser_class=Parser
+    )
+    speed = bench.add_parser("speed", help="environments, loader and planners on one core")
+    speed.add_argument("--preset", default="default", choices=("default", "smoke"))
+    speed.add_argument("--out", metavar="DIR", help="also write DIR/speed.json and DIR/config.json")
+    _json(speed)
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser, *, out: str, seed: str, seed_default: int | None = 0) -> None:
+    parser.add_argument("--seed", type=seed_int, default=seed_default, help=f"seed {seed} (default {seed_default})")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")
+    is_required = out == "required"
+    parser.add_argument(
+        "--out", required=is_required, metavar="DIR", help="folder" if is_required else f"folder (default {out})"
+    )
+    parser.add_argument("--threads", type=positive_int, help="CPU threads (default: torch's)")
+    _json(parser)
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="no progress bars or tables")
+    parser.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="write the result as JSON to FILE, or to stdout"
+    )
+
+
+def _preset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--preset", default="default", choices=("default", "smoke"), help="smoke: the same path in seconds"
+    )
+
+
+def _recipe_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", nargs="+", metavar="KEY=VALUE", dest="settings", default=[], help="e.g. world_model.lr=1e-3"
+    )

@@ -1,0 +1,153 @@
+"""``collect``: from an environment to a trajectory store, in commits that survive an interruption."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.recipes import CollectConfig
+from benchmarks.seeding import derive_seed, make_generator
+from envs.collect import collect
+from envs.policies import (
+    DoorCrossing,
+    Expert,
+    HeadingRandomWalk,
+    UniformRandom,
+    VonMisesWalk,
+)
+from envs.registration import make_simulator
+from envs.simulator import Simulator
+from worldmodel.data import ArraySpec, StoreError, TrajectoryStore
+from worldmodel.jepa import require_known, require_known_arguments
+
+OnChunk = Callable[[int, int], None]  # episodes done, episodes in all
+
+POLICIES: dict[str, Callable[..., Any]] = {
+    "heading": HeadingRandomWalk,
+    "uniform": UniformRandom,
+    "door_crossing": DoorCrossing,
+    "expert": Expert,
+    "native": VonMisesWalk,
+}
+NATIVE_POLICY = {"worldmodel/MovingDot-v0": "native", "worldmodel/TwoRooms-v0": "heading"}
+
+
+def make_data_policy(name: str, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401  # a data policy of envs.policies
+    """Build a data policy by name; unknown names and arguments name the nearest known one."""
+    require_known("data policy", name, POLICIES)
+    require_known_arguments(f"data policy {name}", POLICIES[name], kwargs)
+    return POLICIES[name](**kwargs)
+
+
+def collect_store(
+    config: CollectConfig,
+    path: Path | str,
+    *,
+    seed: int,
+    split: str = "train",
+    on_chunk: OnChunk | None = None,
+) -> TrajectoryStore:
+    """Collect trajectories into the store at ``path``, going on where an earlier call with equal settings stopped.
+
+    Every chunk of episodes has a seed of its own and is one commit, so that an interrupted and resumed collection
+    holds the same episodes as one that ran through.
+
+    Raises:
+        StoreError: there is a store that was collected with other settings.
+    """
+    simulator = make_simulator(config.env_id, **config.env_kwargs)
+    policy = make_data_policy(config.policy, config.policy_kwargs)
+    store = _open_or_create(config, path, simulator, seed, split)
+    keys = tuple(key for key in store.spec if key not in ("action", "action_valid"))
+    done = store.num_episodes
+    while done < config.num_episodes:
+        number = done // config.chunk
+        if done % config.chunk:
+            raise StoreError(
+                f"{path} must hold whole chunks of {config.chunk} episodes to be resumed, got {done} episodes"
+            )
+        episodes = collect(
+            simulator,
+            policy,
+            min(config.chunk, config.num_episodes - done),
+            config.num_steps,
+            make_generator(seed, "collect", number),
+            split=split,
+            keys=keys,
+        )
+        factors = episodes.pop("factors")
+        count = len(episodes["action"])
+        store.append(
+            episodes,
+            seeds=[derive_seed(seed, "collect", number, row) for row in range(count)],
+            split=split,
+            factors=factors,
+        )
+        done += count
+        if on_chunk is not None:
+            on_chunk(done, config.num_episodes)
+    return store
+
+
+def _open_or_create(
+    config: CollectConfig, path: Path | str, simulator: Simulator, seed: int, split: str
+) -> TrajectoryStore:
+    settings = {**dataclasses.asdict(config), "seed": seed, "split": split}
+    comparable = {key: value for key, value in settings.items() if key != "num_episodes"}
+    try:
+        store = TrajectoryStore.open(path)
+    except StoreError:
+        if Path(path).exists() and (Path(path) / "episodes.lance").exists():
+            raise  # a store, but not one that can be read
+        return TrajectoryStore.create(
+            path, _spec(simulator, config), env=env_spec(simulator), metadata={"collect": settings}
+        )
+    earlier = dict(store.metadata.get("collect", {}))
+    earlier.pop("num_episodes", None)
+    if earlier != comparable:
+        differing = sorted(key for key in comparable if earlier.get(key) != comparable[key])
+        raise StoreError(
+            f"{path} must have been collected with the same settings to be resumed, "
+            f"got other {', '.join(differing)}; choose another --out"
+        )
+    return store
+
+
+def _spec(simulator: Simulator, config: CollectConfig) -> dict[str, ArraySpec]:
+    spec = {
+        "proprio": ArraySpec("float32", (simulator.proprio_dim,)),
+        "state": ArraySpec("float32", (simulator.state_dim,)),
+        "action": ArraySpec("float32", (simulator.action_dim,)),
+        "action_valid": ArraySpec("bool", ()),
+    }
+    if config.states_only:
+        return spec
+    return {"pixels": ArraySpec("uint8", simulator.pixels_shape), **spec}
+
+
+def env_spec(simulator: Simulator) -> dict[str, Any]:
+    """What a store and a checkpoint say about their environment: id, keyword arguments, shapes and bounds."""
+    return {
+        "id": simulator.env_id,
+        "kwargs": simulator.kwargs,
+        "observation": {"pixels": list(simulator.pixels_shape), "proprio": [simulator.proprio_dim]},
+        "action": {
+            "low": simulator.action_low.tolist(),
+            "high": simulator.action_high.tolist(),
+            "max_norm": simulator.max_action_norm,
+        },
+    }
+
+
+def renderer(env: dict[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function from recorded states ``(rows, S)`` to frames ``(rows, C, rows, cols)`` of an environment."""
+    simulator = make_simulator(env["id"], **env["kwargs"])
+
+    def render(states: torch.Tensor) -> torch.Tensor:
+        return simulator.observation(simulator.state_from_vector(states))["pixels"]
+
+    return render

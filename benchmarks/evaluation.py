@@ -1,0 +1,280 @@
+"""The evaluation protocol: tasks from a seed, all episodes together, reference rows beside the agent.
+
+Tasks are drawn from the environment's ``eval`` split, not from the training data; none is solved at its start. Success is
+reported ever within the budget and at its end. The clock runs on the agent's ``act`` alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.recipes import EvaluationRecipe, PlannerRecipe
+from benchmarks.runs import command_line, versions
+from benchmarks.seeding import make_generator
+from benchmarks.statistics import wilson_interval
+from envs.simulator import Simulator
+from envs.state import State, repeat_state
+from planners import ActionBounds, make_planner
+from planners.mpc import MPC, MPCConfig
+
+BOUND_TOLERANCE = 1e-4  # [action units]
+
+
+class Actor(Protocol):
+    """What is evaluated: told the tasks once, then asked for actions."""
+
+    def begin(self, goal: State) -> None:
+        """Learn the tasks; a learned agent looks at the goals' observations only."""
+
+    def observe(self, state: State) -> Any:  # noqa: ANN401  # what the actor is shown is its own affair
+        """Return what the actor sees of ``state``: its observation for a learned agent. Not on the clock."""
+
+    def act(self, seen: Any) -> Tensor:  # noqa: ANN401
+        """Choose actions ``(B, A)`` from what :meth:`observe` returned. On the clock."""
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Start and goal states of the evaluation's episodes.
+
+    Attributes:
+        name: environment id.
+        split: split of the environment's layouts.
+        start: ``B`` states.
+        goal: ``B`` states, none of them reached at the start.
+        num_steps: budget [env steps].
+    """
+
+    name: str
+    split: str
+    start: State
+    goal: State
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """What happened.
+
+    Attributes:
+        reached: ``(B, T)`` bool, goal reached after step ``t``.
+        act_ms: ``(T,)`` milliseconds of ``act`` per episode.
+        states: ``T + 1`` recorded states, or none when not recorded.
+        is_bounded: whether every action kept the bounds.
+        wall_s: seconds of the whole loop.
+    """
+
+    reached: Tensor
+    act_ms: np.ndarray
+    states: list[State]
+    is_bounded: bool
+    wall_s: float
+
+
+def draw_tasks(simulator: Simulator, config: EvaluationRecipe) -> Tasks:
+    """Draw the tasks of ``config``: a function of its seed, the split and the environment."""
+    generator = make_generator(config.seed, "tasks")
+    start = simulator.initial(config.num_tasks, generator, split=config.split)
+    goal = simulator.goal(start, generator)
+    solved = int(simulator.success(start, goal).sum())
+    if solved:
+        raise RuntimeError(f"no task may be solved at its start, got {solved} of {config.num_tasks}")
+    return Tasks(simulator.env_id, config.split, start, goal, config.num_steps)
+
+
+def run_episodes(
+    simulator: Simulator,
+    actor: Actor,
+    tasks: Tasks,
+    *,
+    record: bool = False,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Episodes:
+    """Advance all episodes together for the whole budget; a goal once reached does not end an episode.
+
+    Args:
+        simulator: the true world.
+        actor: who acts.
+        tasks: starts and goals.
+        record: keep all states.
+        on_step: called off the clock after each step with the step and the budget.
+    """
+    bounds = simulator_bounds(simulator)
+    state = tasks.start
+    began = time.perf_counter()
+    actor.begin(tasks.goal)
+    reached, act_ms, states, is_bounded = [], [], [state] if record else [], True
+    num = len(next(iter(state.values())))
+    for step in range(tasks.num_steps):
+        seen = actor.observe(state)
+        clock = time.perf_counter()
+        action = actor.act(seen)
+        act_ms.append(1000 * (time.perf_counter() - clock) / num)
+        is_bounded &= bool(bounds.contains(action, BOUND_TOLERANCE).all())
+        state = simulator.transition(state, action)
+        reached.append(simulator.success(state, tasks.goal))
+        if record:
+            states.append(state)
+        if on_step is not None:
+            on_step(step + 1, tasks.num_steps)
+    wall_s = time.perf_counter() - began
+    return Episodes(torch.stack(reached, dim=1), np.array(act_ms), states, is_bounded, wall_s)
+
+
+def summarise(
+    episodes: Episodes,
+    tasks: Tasks,
+    *,
+    agent: str,
+    planner: str | None = None,
+    model: str | None = None,
+    seed: int | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Return one row of ``results.json``."""
+    reached = episodes.reached
+    num, steps = reached.shape
+    ever = reached.any(dim=1)
+    first = (reached.int().argmax(dim=1) + 1)[ever].double().numpy()
+    low, high = wilson_interval(int(ever.sum()), num)
+    return {
+        "task": tasks.name,
+        "split": tasks.split,
+        "agent": agent,
+        "planner": planner,
+        "model": model,
+        "seeds": [] if seed is None else [seed],
+        "episodes": num,
+        "success_rate": float(ever.double().mean()),
+        "ci95": [low, high],
+        "success_rate_final": float(reached[:, -1].double().mean()),
+        "steps_to_success": {
+            "median": float(np.median(first)) if len(first) else None,
+            "p90": float(np.percentile(first, 90)) if len(first) else None,
+        },
+        "plan_ms": {
+            "mean": float(episodes.act_ms.mean()),
+            "median": float(np.median(episodes.act_ms)),
+            "p90": float(np.percentile(episodes.act_ms, 90)),
+        },
+        "env_steps": num * steps,
+        "wall_s": episodes.wall_s,
+        "bounds_respected": episodes.is_bounded,
+        "device": device,
+        "versions": versions(),
+        "command": command_line(),
+    }
+
+
+def simulator_bounds(simulator: Simulator) -> ActionBounds:
+    """Return the allowed actions of a simulator."""
+    return ActionBounds(simulator.action_low, simulator.action_high, simulator.max_action_norm)
+
+
+class ScriptedActor:
+    """A reference row: an action that is a function of state and goal.
+
+    Args:
+        function: ``(state, goal) -> action (B, A)``.
+    """
+
+    def __init__(self, function: Callable[[State, State], Tensor]) -> None:
+        self.function = function
+        self.goal: State = {}
+
+    def begin(self, goal: State) -> None:
+        """Keep the goals."""
+        self.goal = goal
+
+    def observe(self, state: State) -> State:
+        """Return the state itself."""
+        return state
+
+    def act(self, seen: State) -> Tensor:
+        """Choose actions ``(B, A)``."""
+        return self.function(seen, self.goal)
+
+
+class OracleActor:
+    """The suite's planner on the true simulator with the true distance to the goal as terminal cost.
+
+    Args:
+        simulator: dynamics and distance.
+        config: the planner that the learned model is given, too.
+        seed: of the planner's samples.
+    """
+
+    def __init__(self, simulator: Simulator, config: PlannerRecipe, seed: int) -> None:
+        self.simulator = simulator
+        generator = make_generator(seed, "oracle")
+        self.mpc = make_mpc(config, simulator_bounds(simulator), generator)
+        self.goal: State = {}
+
+    def begin(self, goal: State) -> None:
+        """Keep the goals."""
+        self.goal = goal
+        self.mpc.reset()
+
+    def observe(self, state: State) -> State:
+        """Return the state itself."""
+        return state
+
+    def act(self, seen: State) -> Tensor:
+        """Choose actions ``(B, A)``."""
+        num = len(next(iter(seen.values())))
+
+        def cost_fn(actions: Tensor) -> Tensor:
+            batch, candidates, horizon = actions.shape[:3]
+            future, goal = repeat_state(seen, candidates), repeat_state(self.goal, candidates)
+            flat = actions.flatten(0, 1)
+            for k in range(horizon):
+                future = self.simulator.transition(future, flat[:, k])
+            return self.simulator.distance(future, goal).view(batch, candidates)
+
+        return self.mpc.act(cost_fn, num)
+
+
+def make_mpc(config: PlannerRecipe, bounds: ActionBounds, generator: torch.Generator) -> MPC:
+    """Build the model-predictive controller of a recipe; bad settings raise ``ValueError``."""
+    is_cpu = bounds.low.device.type == "cpu"
+    mpc_config = MPCConfig(
+        horizon=config.horizon,
+        action_repeat=config.action_repeat,
+        execute=config.execute,
+        init_std=config.init_std,
+        warm_start=config.warm_start,
+        max_rows=config.max_rows if is_cpu else None,
+    )
+    return MPC(make_planner(config.name, **config.args), bounds, mpc_config, generator=generator)
+
+
+def reference_actors(simulator: Simulator, planner: PlannerRecipe, seed: int) -> dict[str, Actor]:
+    """Return the reference rows of every table: zero, random, straight line, expert, oracle."""
+    bounds = simulator_bounds(simulator)
+    generator = make_generator(seed, "random-actor")
+
+    def zero(state: State, goal: State) -> Tensor:
+        return torch.zeros(len(state["step"]), simulator.action_dim)
+
+    def uniform(state: State, goal: State) -> Tensor:
+        unit = torch.rand(len(state["step"]), simulator.action_dim, generator=generator)
+        return bounds.project(bounds.low + unit * (bounds.high - bounds.low))
+
+    def straight_line(state: State, goal: State) -> Tensor:
+        # Observed positions are proprioception in the simulators that have a straight line.
+        here, there = simulator.observation(state)["proprio"], simulator.observation(goal)["proprio"]
+        return bounds.project(there - here)
+
+    actors: dict[str, Actor] = {"zero": ScriptedActor(zero), "random": ScriptedActor(uniform)}
+    if simulator.proprio_dim == simulator.action_dim:
+        actors["straight-line"] = ScriptedActor(straight_line)
+    actors["expert"] = ScriptedActor(simulator.expert)
+    actors["oracle"] = OracleActor(simulator, planner, seed)
+    return actors

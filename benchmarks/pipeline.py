@@ -1,0 +1,147 @@
+"""The steps of a result, each a function between files on disk: evaluate a run, draw what the report needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.agents import LearnedActor, TrainedRun, load_run
+from benchmarks.collecting import make_data_policy
+from benchmarks.evaluation import (
+    Tasks,
+    draw_tasks,
+    reference_actors,
+    run_episodes,
+    summarise,
+)
+from benchmarks.recipes import EvaluationRecipe, PlannerRecipe, Recipe
+from benchmarks.recording import (
+    PlanRecorder,
+    choose_rows,
+    episode_media,
+    imagined_paths,
+    position_probe,
+    write_cost_maps,
+    write_episodes,
+    write_probe,
+)
+from benchmarks.runs import add_results, read_config, read_recipe
+from benchmarks.seeding import derive_seed
+
+OnStep = Callable[[str, int, int, Mapping[str, float]], None]  # agent, step, steps in all, scalars
+RECORDED = {"mode-2": 12, "mode-1": 4}  # episodes kept for the report
+
+
+def evaluate_run(
+    run: Path,
+    *,
+    out: Path | None = None,
+    modes: tuple[str, ...] = ("1", "2"),
+    with_references: bool = True,
+    planner: PlannerRecipe | None = None,
+    evaluation: EvaluationRecipe | None = None,
+    seed: int | None = None,
+    device: str = "cpu",
+    with_media: bool = True,
+    on_step: OnStep | None = None,
+) -> list[dict[str, Any]]:
+    """Evaluate a trained run on fresh tasks, beside its reference rows, into ``results.json`` and ``media/``.
+
+    Args:
+        run: folder of the run.
+        out: where ``results.json`` and ``media/`` go; None is the run itself.
+        modes: which modes of the agent.
+        with_references: also evaluate zero, random, straight line, expert and oracle.
+        planner: settings of mode 2; None takes the recipe's.
+        evaluation: tasks; None takes the recipe's.
+        seed: of the planner's samples; None takes the run's.
+        device: of the networks.
+        with_media: record episodes, probe error and cost maps for the report.
+        on_step: called after each step.
+
+    Returns:
+        The new rows of ``results.json``.
+    """
+    recipe = read_recipe(run)
+    out = out or run
+    planner = planner or recipe.planner
+    evaluation = evaluation or recipe.evaluation
+    trained = load_run(run, device)
+    if seed is None:
+        seed = int(read_config(run).get("seed", 0))
+    simulator = trained.simulator
+    tasks = draw_tasks(simulator, evaluation)
+
+    rows: list[dict[str, Any]] = []
+    media: list[dict[str, Any]] = []
+    for mode in sorted(modes, reverse=True):
+        actor = LearnedActor(
+            trained, simulator, mode=mode, planner=planner, seed=derive_seed(seed, "act", mode)
+        )
+        name = f"mode-{mode}"
+        row, entries = _evaluate_mode(name, actor, trained, tasks, planner, seed, with_media, on_step)
+        rows.append(row)
+        media += entries
+    if with_references:
+        for name, reference in reference_actors(simulator, planner, derive_seed(seed, "references")).items():
+            report = None if on_step is None else partial(_report, on_step, name)
+            episodes = run_episodes(simulator, reference, tasks, on_step=report)
+            planner_name = planner.name if name == "oracle" else None
+            rows.append(summarise(episodes, tasks, agent=name, planner=planner_name))
+    add_results(out, rows)
+    if with_media:
+        write_episodes(out / "media" / "episodes.json", simulator, media)
+        _write_inspections(out, trained, recipe, derive_seed(seed, "inspect"))
+    return rows
+
+
+def _evaluate_mode(
+    name: str,
+    actor: LearnedActor,
+    trained: TrainedRun,
+    tasks: Tasks,
+    planner: PlannerRecipe,
+    seed: int,
+    with_media: bool,
+    on_step: OnStep | None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    recorder = PlanRecorder(actor.agent.mpc) if actor.agent.mpc is not None else None
+
+    def report(step: int, total: int) -> None:
+        if recorder is not None:
+            recorder()
+        if on_step is not None:
+            on_step(name, step, total, {})
+
+    episodes = run_episodes(trained.simulator, actor, tasks, record=with_media, on_step=report)
+    row = summarise(
+        episodes,
+        tasks,
+        agent=name,
+        planner=planner.name if name == "mode-2" else None,
+        model=trained.path.name,
+        seed=seed,
+        device=str(trained.device),
+    )
+    if not with_media:
+        return row, []
+    chosen = choose_rows(episodes.reached, RECORDED[name])
+    imagined: list[Any] = [None] * tasks.num_steps
+    if recorder is not None:
+        probe = position_probe(trained, trained.simulator, derive_seed(seed, "inspect"))
+        imagined = imagined_paths(actor, probe, episodes.states, recorder.plans, chosen)
+    return row, episode_media(actor.simulator, tasks, episodes, imagined, chosen, name)
+
+
+def _write_inspections(out: Path, trained: TrainedRun, recipe: Recipe, seed: int) -> None:
+    """Write probe errors and cost maps for the report."""
+    simulator = trained.simulator
+    policy = make_data_policy(recipe.collect.policy, recipe.collect.policy_kwargs)
+    write_probe(out / "media" / "probe.json", trained, simulator, policy, seed)
+    write_cost_maps(out / "media" / "cost_map.json", trained, simulator, seed)
+
+
+def _report(on_step: OnStep, name: str, step: int, total: int) -> None:
+    on_step(name, step, total, {})

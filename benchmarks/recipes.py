@@ -1,0 +1,314 @@
+"""Recipes: everything that decides a result, as one frozen value with a smoke preset.
+
+A recipe is a function that returns a :class:`Recipe`; its resolved form is written as ``config.json`` beside what it
+produced. ``preset="smoke"`` walks the same path in seconds and reaches nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from worldmodel.critic import CriticConfig
+from worldmodel.jepa import require_known
+from worldmodel.training import FitConfig
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """How trajectories are made."""
+
+    env_id: str
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    policy: str = "heading"  # a name of benchmarks.collecting.POLICIES
+    policy_kwargs: dict[str, Any] = field(default_factory=dict)
+    num_episodes: int = 4000
+    num_steps: int = 90  # actions per episode
+    chunk: int = 250  # episodes per commit; an interrupted collection loses at most one
+    states_only: bool = False  # store simulator states, render in the batch
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """Architecture of the world model; shapes come from the store (see :class:`worldmodel.jepa.ModelConfig`)."""
+
+    keys: tuple[str, ...] = ("pixels",)  # observations that the encoder reads
+    encoder: str = "patch"
+    encoder_args: dict[str, Any] = field(default_factory=dict)
+    embedding_dim: int = 32
+    predictor: str = "residual_mlp"
+    predictor_args: dict[str, Any] = field(default_factory=dict)
+    target: str = "shared"
+    ema_momentum: float = 0.99
+    norm: bool = True
+
+
+@dataclass(frozen=True)
+class ObjectiveRecipe:
+    """Weights of the terms and how far the model predicts."""
+
+    weights: dict[str, float]
+    term_args: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rollout_steps: int = 12  # H
+    starts: str = "first"  # or every
+    window: int = 13  # T, frames per window
+    batch_size: int = 128  # windows
+
+
+@dataclass(frozen=True)
+class RefitRecipe:
+    """Refit the predictor on cached embeddings of the frozen encoder; 0 steps skip it."""
+
+    fit: FitConfig
+    num_steps: int = 8  # rollout steps
+    batch_size: int = 512
+
+
+@dataclass(frozen=True)
+class CriticRecipe:
+    """Train the cost-to-go on cached embeddings."""
+
+    fit: FitConfig
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    batch_size: int = 512
+
+
+@dataclass(frozen=True)
+class ActorRecipe:
+    """Train the Mode-1 policy in imagination."""
+
+    fit: FitConfig
+    horizon: int = 4  # imagined steps
+    batch_size: int = 512
+    hidden_dims: tuple[int, ...] = (256, 256)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden_dims", tuple(self.hidden_dims))
+
+
+@dataclass(frozen=True)
+class PlannerRecipe:
+    """The Mode-2 planner and its model-predictive control."""
+
+    name: str = "cem"
+    args: dict[str, Any] = field(default_factory=dict)
+    cost: str = "critic"  # critic, last_distance, summed_distance, or weighted: "critic+0.1*action_effort"
+    horizon: int = 8  # [env steps]
+    action_repeat: int = 2  # [env steps]
+    execute: int = 2  # env steps per plan
+    init_std: float = 0.7  # [action units]
+    warm_start: bool = True
+    max_rows: int = 2048  # rows that the model sees at once on a CPU
+    policy_proposal: bool = False  # the Mode-1 policy proposes the planner's first candidate
+
+
+@dataclass(frozen=True)
+class EvaluationRecipe:
+    """Tasks of the evaluation."""
+
+    num_tasks: int = 200
+    num_steps: int = 200  # budget [env steps]
+    seed: int = 20_000  # of the tasks; one set of tasks for all models
+    split: str = "eval"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """From nothing to a result."""
+
+    name: str
+    collect: CollectConfig
+    model: ModelRecipe
+    objective: ObjectiveRecipe
+    world_model: FitConfig
+    predictor: RefitRecipe
+    critic: CriticRecipe
+    actor: ActorRecipe
+    planner: PlannerRecipe = field(default_factory=PlannerRecipe)
+    evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
+
+    def __post_init__(self) -> None:
+        if self.objective.window <= self.objective.rollout_steps:
+            raise ValueError(
+                f"objective.window must be > objective.rollout_steps ({self.objective.rollout_steps}), "
+                f"got {self.objective.window}"
+            )
+
+
+VARIANCE_COVARIANCE = {
+    "prediction": 1.0,
+    "variance": 16.0,
+    "covariance": 8.0,
+    "temporal_similarity": 12.0,
+    "inverse_dynamics": 1.0,
+}
+
+
+def two_rooms() -> Recipe:
+    """Two Rooms, fixed layout, random-walk data, a laptop CPU: the recipe of ``worldmodel quickstart``."""
+    return Recipe(
+        name="two-rooms",
+        collect=CollectConfig("worldmodel/TwoRooms-v0", {"image_size": 32}),
+        model=ModelRecipe(),
+        objective=ObjectiveRecipe(VARIANCE_COVARIANCE),
+        world_model=FitConfig(num_steps=900, lr=2e-3, checkpoint_every=300),
+        predictor=RefitRecipe(FitConfig(num_steps=600, lr=1e-3, checkpoint_every=300)),
+        critic=CriticRecipe(FitConfig(num_steps=3000, lr=1e-3, checkpoint_every=1000)),
+        actor=ActorRecipe(FitConfig(num_steps=1000, lr=1e-3, checkpoint_every=500)),
+        planner=PlannerRecipe(
+            args={"num_samples": 64, "num_iters": 2, "num_elites": 6, "min_std": 0.1},
+        ),
+    )
+
+
+def moving_dot() -> Recipe:
+    """One moving dot without distractors: a GRU predictor open loop over the whole trajectory."""
+    return Recipe(
+        name="moving-dot",
+        collect=CollectConfig(
+            "worldmodel/MovingDot-v0",
+            {"distractor": "none"},
+            policy="native",
+            num_episodes=5000,
+            num_steps=16,
+            chunk=1000,
+        ),
+        model=ModelRecipe(encoder="conv", embedding_dim=64, predictor="gru", norm=False),
+        objective=ObjectiveRecipe(
+            {"prediction": 25.0, "variance": 25.0, "covariance": 1.0}, rollout_steps=8, window=9, batch_size=64
+        ),
+        world_model=FitConfig(num_steps=600, lr=2e-3, checkpoint_every=300),
+        predictor=RefitRecipe(FitConfig(num_steps=300, lr=1e-3, checkpoint_every=300), num_steps=8),
+        critic=CriticRecipe(
+            FitConfig(num_steps=1500, lr=1e-3, checkpoint_every=500),
+            CriticConfig(max_lag=4, hindsight_mean=6.0),
+        ),
+        actor=ActorRecipe(FitConfig(num_steps=600, lr=1e-3, checkpoint_every=300)),
+        planner=PlannerRecipe(
+            args={"num_samples": 64, "num_iters": 3, "num_elites": 8, "min_std": 0.2},
+            horizon=8,
+            action_repeat=1,
+            execute=1,
+            init_std=2.0,
+        ),
+        evaluation=EvaluationRecipe(num_steps=16),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"two-rooms": two_rooms, "moving-dot": moving_dot}
+PRESETS = ("default", "smoke")
+
+
+def resolve(name: str, preset: str = "default", overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe ``name`` under a preset, with ``overrides`` such as ``"world_model.lr=1e-3"``.
+
+    Raises:
+        ValueError: unknown recipe, preset or key (the message names the nearest known one), or a value of another
+            type.
+    """
+    require_known("recipe", name, RECIPES)
+    require_known("preset", preset, PRESETS)
+    recipe = RECIPES[name]()
+    if preset == "smoke":
+        recipe = smoke(recipe)
+    for override in overrides:
+        path, separator, value = override.partition("=")
+        if not separator:
+            raise ValueError(f"an override must be KEY=VALUE, got {override!r}")
+        recipe = _replace(recipe, path.strip().split("."), value.strip(), path.strip())
+    return recipe
+
+
+def smoke(recipe: Recipe) -> Recipe:
+    """Shrink a recipe until its whole path takes seconds; what it reaches means nothing."""
+
+    def brief(fit: FitConfig) -> FitConfig:
+        return dataclasses.replace(fit, num_steps=6, log_every=2, checkpoint_every=3, warmup_steps=2)
+
+    return dataclasses.replace(
+        recipe,
+        collect=dataclasses.replace(recipe.collect, num_episodes=24, num_steps=16, chunk=12),
+        objective=dataclasses.replace(recipe.objective, batch_size=16),
+        world_model=brief(recipe.world_model),
+        predictor=dataclasses.replace(recipe.predictor, fit=brief(recipe.predictor.fit), batch_size=32),
+        critic=dataclasses.replace(recipe.critic, fit=brief(recipe.critic.fit), batch_size=32),
+        actor=dataclasses.replace(recipe.actor, fit=brief(recipe.actor.fit), batch_size=32),
+        planner=dataclasses.replace(recipe.planner, args={**recipe.planner.args, "num_samples": 16}),
+        evaluation=dataclasses.replace(recipe.evaluation, num_tasks=8, num_steps=12),
+    )
+
+
+def recipe_from_json(values: Mapping[str, Any]) -> Recipe:
+    """Rebuild a recipe from its ``dataclasses.asdict`` form."""
+    return _from_json(Recipe, values)
+
+
+_NESTED: dict[str, type] = {
+    "Recipe.collect": CollectConfig,
+    "Recipe.model": ModelRecipe,
+    "Recipe.objective": ObjectiveRecipe,
+    "Recipe.world_model": FitConfig,
+    "Recipe.predictor": RefitRecipe,
+    "Recipe.critic": CriticRecipe,
+    "Recipe.actor": ActorRecipe,
+    "Recipe.planner": PlannerRecipe,
+    "Recipe.evaluation": EvaluationRecipe,
+    "RefitRecipe.fit": FitConfig,
+    "CriticRecipe.fit": FitConfig,
+    "CriticRecipe.critic": CriticConfig,
+    "ActorRecipe.fit": FitConfig,
+}
+
+
+def _from_json(kind: type, values: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    names = [f.name for f in dataclasses.fields(kind)]
+    built = {}
+    for name, value in values.items():
+        require_known(f"key of {kind.__name__}", name, names)
+        nested = _NESTED.get(f"{kind.__name__}.{name}")
+        built[name] = _from_json(nested, value) if nested else _as_tuple(value)
+    return kind(**built)
+
+
+def _as_tuple(value: Any) -> Any:  # noqa: ANN401
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _replace(config: Any, path: Sequence[str], text: str, full: str) -> Any:  # noqa: ANN401
+    """Return ``config`` with the value at ``path`` replaced by ``text``, read as JSON where it is JSON."""
+    head, *rest = path
+    names = list(config) if isinstance(config, dict) else [f.name for f in dataclasses.fields(config)]
+    if not (isinstance(config, dict) and not rest):  # the last key of a dict may be one it does not have yet
+        require_known(f"key in {full!r}", head, names)
+    if rest:
+        child = config[head] if isinstance(config, dict) else getattr(config, head)
+        if not isinstance(child, dict) and not dataclasses.is_dataclass(child):
+            raise ValueError(f"key must name a value, got {full!r}: {head} has no parts")
+        value = _replace(child, rest, text, full)
+    else:
+        value = _parse(text)
+        current = config.get(head) if isinstance(config, dict) else getattr(config, head)
+        value = _like(current, value, full)
+    if isinstance(config, dict):
+        return {**config, head: value}
+    return dataclasses.replace(config, **{head: value})
+
+
+def _parse(text: str) -> Any:  # noqa: ANN401
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return {"True": True, "False": False}.get(text, text)
+
+
+def _like(current: Any, value: Any, full: str) -> Any:  # noqa: ANN401
+    """Check that an override has the type of what it replaces; whole numbers stand for floats."""
+    value = _as_tuple(value)
+    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if current is not None and type(value) is not type(current):
+        raise ValueError(f"{full} must be of type {type(current).__name__}, got {value!r}")
+    return value

@@ -1,0 +1,407 @@
+"""``train``: from a store to a world model, a critic and a Mode-1 policy, stage by stage.
+
+1. world model: encoder and predictor jointly, on windows of frames;
+2. predictor: refitted on cached embeddings with the encoder frozen;
+3. critic: steps to go, on cached embeddings;
+4. actor: a policy trained in imagination against the critic.
+
+Each stage resumes where a kill left it, and is skipped once its checkpoint exists.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.collecting import renderer
+from benchmarks.recipes import Recipe
+from benchmarks.runs import write_config
+from benchmarks.seeding import derive_seed
+from planners.policy import GoalPolicy, ImaginationObjective
+from worldmodel.checkpoint import load_folder, load_jepa, load_state, save_folder, save_jepa, state_tensors
+from worldmodel.critic import Critic, CriticObjective, GoalPairs, load_critic, save_critic
+from worldmodel.data import ResidentWindows, StreamingWindows, TrajectoryStore, open_windows
+from worldmodel.distributed import rank_and_world_size
+from worldmodel.jepa import JEPA, ModelConfig, build_jepa
+from worldmodel.objectives import JEPAObjective
+from worldmodel.training import FitConfig, fit
+
+Windows = ResidentWindows | StreamingWindows
+OnStep = Callable[[str, int, int, Mapping[str, float]], None]  # stage, step, steps in all, scalars
+ENCODE_ROWS = 4096  # frames encoded at once
+
+
+def train_run(
+    recipe: Recipe,
+    store: TrajectoryStore,
+    run: Path,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    on_step: OnStep | None = None,
+    tensorboard: bool = False,
+) -> None:
+    """Train all stages of ``recipe`` on ``store`` into the folder ``run``."""
+    stages = _Stages(recipe, store, run, seed, torch.device(device), on_step, tensorboard)
+    model = stages.world_model()
+    if rank_and_world_size()[0] != 0:
+        return  # the later stages train on cached embeddings, in one process
+    stages.refit_predictor(model)
+    critic = stages.critic(model)
+    stages.actor(model, critic)
+
+
+class _Stages:
+    """What the stages share: settings, windows of the store, and embeddings once they are cached."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        store: TrajectoryStore,
+        run: Path,
+        seed: int,
+        device: torch.device,
+        on_step: OnStep | None,
+        tensorboard: bool,
+    ) -> None:
+        self.recipe, self.store, self.run = recipe, store, run
+        self.seed, self.device = seed, device
+        self.on_step, self.tensorboard = on_step, tensorboard
+        self._windows: Windows | None = None
+        self._embeddings: Tensor | None = None
+
+    @property
+    def windows(self) -> Windows:
+        """Windows of the recipe's length with the encoder's observations and the actions."""
+        if self._windows is None:
+            keys = [*self.recipe.model.keys, "action"]
+            self._windows = open_windows(
+                self.store,
+                keys,
+                self.recipe.objective.window,
+                device=self.device,
+                derived=derived_keys(self.store, keys),
+            )
+        return self._windows
+
+    def world_model(self) -> JEPA:
+        """Train encoder and predictor jointly, or load what an earlier call trained."""
+        path = self.run / "model"
+        if (path / "config.json").exists():
+            return load_jepa(path, self.device)[0]
+        recipe, objective = self.recipe, self.recipe.objective
+        model = make_model(recipe, self.store, derive_seed(self.seed, "model")).to(self.device)
+        module = JEPAObjective(
+            model,
+            objective.weights,
+            rollout_steps=objective.rollout_steps,
+            starts=objective.starts,
+            term_args=objective.term_args,
+            seed=derive_seed(self.seed, "objective"),
+        ).to(self.device)
+        rank, world_size = rank_and_world_size()
+        data_seed = derive_seed(self.seed, "windows")
+
+        def batches(step: int) -> dict[str, Tensor]:
+            size = objective.batch_size
+            return self.windows.batch_at(step, size, data_seed, rank=rank, world_size=world_size)
+
+        self._fit(
+            module, batches, objective.weights, recipe.world_model, "world_model", model.update_target
+        )
+        if rank == 0 and recipe.predictor.fit.num_steps == 0:
+            self._save_model(model)
+        return model
+
+    def refit_predictor(self, model: JEPA) -> None:
+        """Refit the predictor on the frozen encoder's embeddings, then write the checkpoint."""
+        path = self.run / "model"
+        if (path / "config.json").exists():
+            return
+        config = self.recipe.predictor
+        embeddings = self.embeddings(model)
+        actions, offsets = self._actions()
+        model.untie_norm()
+        model.requires_grad_(False)
+        module = PredictorObjective(model)
+        windows = RowWindows(
+            offsets, config.num_steps, config.batch_size, derive_seed(self.seed, "predictor")
+        )
+
+        def batches(step: int) -> dict[str, Tensor]:
+            rows = windows(step).to(self.device)  # (M, H + 1)
+            return {"embedding": embeddings[rows], "action": actions[rows[:, :-1]]}
+
+        self._fit(module, batches, {"prediction": 1.0}, config.fit, "predictor")
+        model.requires_grad_(True)
+        self._save_model(model)
+
+    def critic(self, model: JEPA) -> Critic:
+        """Train the cost-to-go on cached embeddings, or load it."""
+        path = self.run / "critic"
+        if (path / "config.json").exists():
+            return load_critic(path, self.device)
+        config = self.recipe.critic
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.seed, "critic"))
+            critic = Critic(model.embedding_shape, config.critic).to(self.device)
+        pairs = GoalPairs(
+            self.embeddings(model),
+            self._actions()[1],
+            config.critic,
+            config.batch_size,
+            derive_seed(self.seed, "pairs"),
+        )
+        module = CriticObjective(critic)
+        self._fit(module, pairs, {"steps_to_go": 1.0}, config.fit, "critic", module.update_target)
+        save_critic(path, critic)
+        return critic
+
+    def actor(self, model: JEPA, critic: Critic) -> None:
+        """Train the Mode-1 policy in imagination and write it, unless it exists."""
+        path = self.run / "policy"
+        if (path / "config.json").exists():
+            return
+        config = self.recipe.actor
+        bounds = self.store.env["action"]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.seed, "policy"))
+            policy = GoalPolicy(
+                model.embedding_shape,
+                bounds["low"],
+                bounds["high"],
+                bounds["max_norm"],
+                hidden_dims=config.hidden_dims,
+            ).to(self.device)
+        model.requires_grad_(False)
+        cost = Critic(model.embedding_shape, critic.config, summed=True).to(self.device)
+        cost.load_state_dict(critic.state_dict())
+        cost.requires_grad_(False)
+        embeddings = self.embeddings(model)
+        seed = derive_seed(self.seed, "imagination")
+
+        def batches(step: int) -> dict[str, Tensor]:
+            generator = torch.Generator().manual_seed(derive_seed(seed, step))
+            rows = torch.randint(len(embeddings), (2, config.batch_size), generator=generator).to(self.device)
+            return {
+                "start": embeddings[rows[0]].unflatten(1, model.embedding_shape),
+                "goal": embeddings[rows[1]].unflatten(1, model.embedding_shape),
+            }
+
+        module = ImaginationObjective(policy, model.predict, cost, horizon=config.horizon)
+        self._fit(module, batches, {"imagined_cost": 1.0}, config.fit, "actor")
+        save_policy(path, policy)
+
+    def embeddings(self, model: JEPA) -> Tensor:
+        """Encode every frame of the store once, ``(rows, D)`` flat, and let the frames go."""
+        if self._embeddings is None:
+            keys = list(self.recipe.model.keys)
+            self._embeddings = encode_rows(model, self.windows, keys, derived_keys(self.store, keys))
+            if self._windows is not None:
+                self._action_rows = self._windows.offsets
+            self._release()
+        return self._embeddings
+
+    def _release(self) -> None:
+        """Keep actions and offsets of the windows, drop the frames."""
+        windows = self.windows
+        actions = windows.arrays["action"] if isinstance(windows, ResidentWindows) else None
+        if actions is None:
+            actions = torch.from_numpy(self.store.read(["action"])["action"]).to(self.device)
+        self._cached_actions = actions, windows.offsets
+        windows.close()
+        self._windows = None
+
+    def _actions(self) -> tuple[Tensor, Tensor]:
+        return self._cached_actions
+
+    def _save_model(self, model: JEPA) -> None:
+        save_jepa(self.run / "model", model, {"env": self.store.env, "seed": self.seed})
+
+    def _fit(
+        self,
+        module: nn.Module,
+        batches: Callable[[int], Mapping[str, Tensor]],
+        weights: Mapping[str, float],
+        config: FitConfig,
+        stage: str,
+        after_step: Callable[[], None] | None = None,
+    ) -> None:
+        def report(step: int, scalars: Mapping[str, float]) -> None:
+            if self.on_step is not None:
+                self.on_step(stage, step, config.num_steps, scalars)
+
+        began = time.perf_counter()
+        fit(
+            module,
+            batches,
+            weights,
+            config,
+            run=self.run,
+            stage=stage,
+            device=self.device,
+            after_step=after_step,
+            on_step=report,
+            tensorboard=self.tensorboard,
+        )
+        if rank_and_world_size()[0] == 0:
+            write_config(
+                self.run, self.recipe, seed=self.seed, seconds={stage: round(time.perf_counter() - began, 1)}
+            )
+
+
+class PredictorObjective(nn.Module):
+    """Open-loop prediction of cached embeddings; only the predictor and its LayerNorm are trained.
+
+    Args:
+        model: a JEPA with an untied LayerNorm; everything but predictor and its norm should be frozen.
+    """
+
+    def __init__(self, model: JEPA) -> None:
+        super().__init__()
+        self.predictor = model.predictor.requires_grad_(True)
+        self.norm = model.predictor_norm.requires_grad_(True)
+        self._model = (model,)  # not a submodule: its encoder is neither trained nor saved here
+
+    def forward(self, batch: Mapping[str, Tensor], step: int = 0) -> dict[str, Tensor]:
+        """Return ``{"prediction": MSE}`` for ``embedding (M, H + 1, D)`` flat and ``action (M, H, A)``."""
+        model = self._model[0]
+        embeddings = batch["embedding"]
+        start = embeddings[:, 0].unflatten(1, model.embedding_shape)
+        predictions = model.rollout(start, batch["action"]).flatten(2)
+        return {"prediction": (predictions - embeddings[:, 1:]).square().mean()}
+
+
+class RowWindows:
+    """Rows of random windows within episodes.
+
+    Args:
+        offsets: ``(E + 1,)`` first row of each episode, and the number of rows.
+        num_steps: steps of a window; it has one row more.
+        batch_size: windows per batch.
+        seed: batches are a function of ``(seed, step)``.
+    """
+
+    def __init__(self, offsets: Tensor, num_steps: int, batch_size: int, seed: int) -> None:
+        lengths = offsets.diff().tolist()
+        self.starts = torch.cat(
+            [
+                torch.arange(first, first + max(0, length - num_steps))
+                for first, length in zip(offsets[:-1].tolist(), lengths, strict=True)
+            ]
+        )
+        if len(self.starts) == 0:
+            raise ValueError(
+                f"num_steps must be < the rows of the longest episode ({max(lengths)}), got {num_steps}"
+            )
+        self.within = torch.arange(num_steps + 1)
+        self.batch_size, self.seed = batch_size, seed
+
+    def __call__(self, step: int) -> Tensor:
+        """Return the rows of the windows of ``step``, ``(batch_size, num_steps + 1)``."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, step))
+        chosen = torch.randint(len(self.starts), (self.batch_size,), generator=generator)
+        return self.starts[chosen][:, None] + self.within
+
+
+def derived_keys(store: TrajectoryStore, keys: list[str]) -> dict[str, Any]:
+    """Frames of a store that holds states only are rendered in the batch."""
+    if "pixels" in keys and "pixels" not in store.spec and "state" in store.spec:
+        return {"pixels": ("state", renderer(store.env))}
+    return {}
+
+
+def make_model(recipe: Recipe, store: TrajectoryStore, seed: int) -> JEPA:
+    """Build the recipe's model for the shapes of ``store``, with its statistics and action scale."""
+    spec = store.spec
+    derived = derived_keys(store, list(recipe.model.keys))
+    shapes = {
+        key: tuple(store.env["observation"][key]) if key in derived else tuple(store.key_spec(key).shape)
+        for key in recipe.model.keys
+    }
+    config = ModelConfig(
+        observation=shapes,
+        action_dim=spec["action"].shape[0],
+        encoder=recipe.model.encoder,
+        encoder_args=recipe.model.encoder_args,
+        embedding_dim=recipe.model.embedding_dim,
+        predictor=recipe.model.predictor,
+        predictor_args=recipe.model.predictor_args,
+        target=recipe.model.target,
+        ema_momentum=recipe.model.ema_momentum,
+        norm=recipe.model.norm,
+    )
+    model = build_jepa(config, seed)
+    stored = [key for key in recipe.model.keys if key not in derived]
+    for key, statistics in store.statistics(stored).items():
+        model.normalizer.set(key, torch.from_numpy(statistics["mean"]), torch.from_numpy(statistics["std"]))
+    for key, (source, function) in derived.items():
+        rows = store.read([source], store.episodes["episode_index"][:64])[source]
+        images = function(torch.from_numpy(rows)).float()
+        model.normalizer.set(key, images.mean(dim=(0, 2, 3)), images.std(dim=(0, 2, 3)))
+    bounds = store.env["action"]
+    scale = [max(abs(low), abs(high)) for low, high in zip(bounds["low"], bounds["high"], strict=True)]
+    model.get_buffer("action_scale").copy_(torch.tensor(scale))
+    return model
+
+
+@torch.no_grad()
+def encode_rows(model: JEPA, windows: Windows, keys: list[str], derived: Mapping[str, Any]) -> Tensor:
+    """Encode all rows of the windows' episodes to flat embeddings ``(rows, D)``, in order."""
+    if not isinstance(windows, ResidentWindows):
+        return _encode_streamed(model, windows, keys)
+    num_rows = len(next(iter(windows.arrays.values())))
+    parts = []
+    for first in range(0, num_rows, ENCODE_ROWS):
+        rows = slice(first, first + ENCODE_ROWS)
+        obs = {
+            key: derived[key][1](windows.arrays[derived[key][0]][rows])
+            if key in derived
+            else windows.arrays[key][rows]
+            for key in keys
+        }
+        parts.append(model.encode(obs).flatten(1))
+    return torch.cat(parts)
+
+
+def _encode_streamed(model: JEPA, windows: StreamingWindows, keys: list[str]) -> Tensor:
+    """Encode episode by episode through windows; the last window of an episode overlaps the one before."""
+    length, offsets = windows.length, windows.offsets
+    parts = []
+    for first, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        starts = torch.tensor([*range(first, end - length, length), end - length])
+        batch = windows.gather(starts)
+        embeddings = model.encode({key: batch[key] for key in keys}).flatten(2)  # (W, T, D)
+        overlap = len(starts) * length - (end - first)
+        parts += [embeddings[:-1].flatten(0, 1), embeddings[-1, overlap:]]
+    return torch.cat(parts)
+
+
+def save_policy(path: Path, policy: GoalPolicy) -> None:
+    """Write the policy as a checkpoint folder."""
+    config = {
+        "kind": "policy",
+        "policy": {
+            "embedding_shape": list(policy.embedding_shape),
+            "low": list(policy.low),
+            "high": list(policy.high),
+            "max_norm": policy.max_norm,
+            "hidden_dims": list(policy.hidden_dims),
+        },
+    }
+    save_folder(path, config, state_tensors(policy))
+
+
+def load_policy(path: Path, device: torch.device | str = "cpu") -> GoalPolicy:
+    """Load a policy written by :func:`save_policy`."""
+    config, tensors = load_folder(path)
+    arguments = dict(config["policy"])
+    hidden_dims = arguments.pop("hidden_dims")
+    policy = GoalPolicy(**arguments, hidden_dims=hidden_dims)
+    load_state(policy, tensors, path)
+    return policy.to(device).eval()

@@ -1,0 +1,135 @@
+"""Mode 1: a goal-conditioned policy that acts from the embedding alone, without planning.
+
+It is trained in imagination: from embeddings of the data, the policy acts in the world model for a few steps and the
+cost of the imagined embeddings is backpropagated through the model into the policy (LeCun 2022, section 3.1.1; the
+gradient through a learned model is that of Nguyen & Widrow 1989). No action labels are needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from planners.bounds import ActionBounds
+
+PredictFn = Callable[[Tensor, Tensor], Tensor]  # embedding (B, *D), action (B, A) -> next embedding (B, *D)
+EmbeddingCostFn = Callable[[Tensor, Tensor, Tensor], Tensor]  # (B, H, *D), (B, H, A), goal (B, *D) -> (B,)
+
+
+class GoalPolicy(nn.Module):
+    """An MLP on embedding and goal whose actions keep the bounds smoothly.
+
+    Args:
+        embedding_shape: ``(D,)`` or ``(C, h, w)``, flattened.
+        low: ``(A,)`` finite lower bounds [action units].
+        high: ``(A,)`` finite upper bounds.
+        max_norm: radius of the ball around zero, or None.
+        hidden_dims: widths of the hidden layers.
+
+    Raises:
+        ValueError: a bound is not finite (a policy squashes its output into the box).
+    """
+
+    def __init__(
+        self,
+        embedding_shape: Sequence[int],
+        low: Sequence[float],
+        high: Sequence[float],
+        max_norm: float | None = None,
+        *,
+        hidden_dims: Sequence[int] = (256, 256),
+    ) -> None:
+        super().__init__()
+        if not all(math.isfinite(bound) for bound in (*low, *high)):
+            raise ValueError(f"action bounds of a policy must be finite, got low {low} and high {high}")
+        self.embedding_shape = tuple(embedding_shape)
+        self.low = tuple(float(bound) for bound in low)
+        self.high = tuple(float(bound) for bound in high)
+        self.max_norm = max_norm
+        self.hidden_dims = tuple(hidden_dims)
+        sizes = [2 * math.prod(embedding_shape), *hidden_dims, len(self.low)]
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+        self.register_buffer(
+            "center", torch.tensor([(lo + hi) / 2 for lo, hi in zip(low, high, strict=True)])
+        )
+        self.register_buffer("half_width", torch.tensor([(hi - lo) / 2 for lo, hi in zip(low, high, strict=True)]))
+
+    @property
+    def bounds(self) -> ActionBounds:
+        """The bounds that every action keeps."""
+        device = self.get_buffer("center").device
+        return ActionBounds(
+            torch.tensor(self.low, device=device), torch.tensor(self.high, device=device), self.max_norm
+        )
+
+    def forward(self, embedding: Tensor, goal: Tensor) -> Tensor:
+        """Choose actions ``(B, A)`` at ``embedding (B, *D)`` for ``goal (B, *D)``."""
+        raw = self.layers(torch.cat([embedding.flatten(1), goal.flatten(1)], dim=-1))
+        if self.max_norm is None:
+            return self.get_buffer("center") + self.get_buffer("half_width") * raw.tanh()
+        norm = raw.square().sum(dim=-1, keepdim=True).add(1e-12).sqrt()
+        action = raw * (self.max_norm * norm.tanh() / norm)
+        return action.clamp(self.get_buffer("center") - self.get_buffer("half_width"), self._high())
+
+    def _high(self) -> Tensor:
+        return self.get_buffer("center") + self.get_buffer("half_width")
+
+
+def imagine(
+    policy: nn.Module, predict: PredictFn, embedding: Tensor, goal: Tensor, horizon: int
+) -> tuple[Tensor, Tensor]:
+    """Let the policy act in the world model.
+
+    Args:
+        policy: ``(embedding, goal) -> action``.
+        predict: one step of the world model.
+        embedding: ``(B, *D)`` where imagination starts.
+        goal: ``(B, *D)``.
+        horizon: steps, ``H``.
+
+    Returns:
+        Embeddings ``(B, H, *D)`` after each action, and actions ``(B, H, A)``.
+    """
+    embeddings, actions = [], []
+    for _ in range(horizon):
+        action = policy(embedding, goal)
+        embedding = predict(embedding, action)
+        embeddings.append(embedding)
+        actions.append(action)
+    return torch.stack(embeddings, dim=1), torch.stack(actions, dim=1)
+
+
+class ImaginationObjective(nn.Module):
+    """The cost of what a policy imagines, as a training objective.
+
+    Args:
+        policy: the policy to train.
+        predict: one step of a frozen world model, differentiable in embedding and action.
+        cost: a differentiable cost of imagined embeddings.
+        horizon: imagined steps.
+    """
+
+    def __init__(
+        self, policy: GoalPolicy, predict: PredictFn, cost: EmbeddingCostFn, *, horizon: int = 4
+    ) -> None:
+        super().__init__()
+        if horizon < 1:
+            raise ValueError(f"horizon must be >= 1, got {horizon}")
+        self.policy = policy
+        self.horizon = horizon
+        # Kept out of the module tree: the model and the cost are used, not trained or saved.
+        self._predict = (predict,)
+        self._cost = (cost,)
+
+    def forward(self, batch: Mapping[str, Tensor], step: int = 0) -> dict[str, Tensor]:
+        """Return ``{"imagined_cost": mean cost}`` for ``batch["start"]`` and ``batch["goal"]``; ``step`` is not read."""
+        embeddings, actions = imagine(
+            self.policy, self._predict[0], batch["start"], batch["goal"], self.horizon
+        )
+        return {"imagined_cost": self._cost[0](embeddings, actions, batch["goal"]).mean()}

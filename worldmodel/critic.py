@@ -1,0 +1,190 @@
+"""The trainable cost: a goal-conditioned critic that predicts the steps to go from embeddings.
+
+``d(s, g) = |phi(s) - phi(g)|`` estimates the number of environment steps between two embeddings. It is trained offline
+on the trajectories of the world model: hindsight goals (later frames of the same trajectory) and random ones, n-step
+temporal-difference targets without discount, a moving-average target network, and an expectile-like asymmetric squared
+error that leans towards the *shortest* way seen (Kostrikov et al. 2022, arXiv 2110.06169, for the expectile; Eysenbach
+et al. 2022 and Wang et al. 2023, arXiv 2304.01203, for metric heads). Embedding distance does not know about doors; this
+does.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.checkpoint import CheckpointError, load_folder, load_state, save_folder, state_tensors
+from worldmodel.costs import Cost, flatten_embeddings
+from worldmodel.encoders import mlp
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """Architecture and objective of the critic."""
+
+    feature_dim: int = 32  # size of phi
+    hidden_dims: tuple[int, ...] = (256, 256)
+    max_lag: int = 8  # n of the n-step targets is uniform in 1 .. max_lag
+    hindsight: float = 0.6  # share of goals from the same trajectory; the rest are random frames
+    hindsight_mean: float = 25.0  # mean offset of a hindsight goal, geometric [steps]
+    expectile: float = 0.9  # weight of the error where the critic overestimates the steps; 0.5 is symmetric
+    target_rate: float = 0.01  # share of the online weights entering the target per step
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden_dims", tuple(self.hidden_dims))
+        for name in ("hindsight", "expectile", "target_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if self.max_lag < 1:
+            raise ValueError(f"max_lag must be >= 1, got {self.max_lag}")
+        if not self.hindsight_mean >= 1:
+            raise ValueError(f"hindsight_mean must be >= 1, got {self.hindsight_mean}")
+
+
+class Critic(Cost):
+    """Predicted steps to go between embeddings; as a cost, the steps to go from the last imagined embedding.
+
+    Args:
+        embedding_shape: ``(D,)`` or ``(C, h, w)``, flattened.
+        config: architecture and objective.
+        summed: as a cost, sum the steps to go over all imagined embeddings instead of taking the last.
+    """
+
+    def __init__(
+        self, embedding_shape: Sequence[int], config: CriticConfig | None = None, *, summed: bool = False
+    ) -> None:
+        super().__init__()
+        self.config = config or CriticConfig()
+        self.embedding_shape = tuple(embedding_shape)
+        self.summed = summed
+        size = math.prod(embedding_shape)
+        self.phi = mlp([size, *self.config.hidden_dims, self.config.feature_dim])
+
+    def distance(self, embedding: Tensor, goal: Tensor) -> Tensor:
+        """Predict the steps from ``embedding (..., D)`` to ``goal (..., D)`` (flat, broadcasting), ``(...)``."""
+        return _distance(self.phi, embedding, goal)
+
+    def forward(self, embeddings: Tensor, actions: Tensor, goal: Tensor) -> Tensor:
+        """Return the predicted steps to go after the last action, or their sum over the plan."""
+        flat, target = flatten_embeddings(embeddings, actions, goal)
+        if self.summed:
+            return self.distance(flat, target[..., None, :]).sum(dim=-1)
+        return self.distance(flat[..., -1, :], target)
+
+
+def _distance(phi: nn.Module, embedding: Tensor, goal: Tensor) -> Tensor:
+    return (phi(embedding) - phi(goal)).square().sum(dim=-1).add(1e-8).sqrt()
+
+
+class CriticObjective(nn.Module):
+    """A critic, its moving-average target and the n-step temporal-difference loss.
+
+    Args:
+        critic: the critic to train.
+    """
+
+    def __init__(self, critic: Critic) -> None:
+        super().__init__()
+        self.critic = critic
+        self.target_phi = copy.deepcopy(critic.phi).requires_grad_(False)
+
+    def forward(self, batch: Mapping[str, Tensor], step: int = 0) -> dict[str, Tensor]:
+        """Return ``{"steps_to_go": loss}`` for a batch of :class:`GoalPairs`; ``step`` is not read."""
+        prediction = self.critic.distance(batch["start"], batch["goal"])
+        with torch.no_grad():
+            ahead = _distance(self.target_phi, batch["ahead"], batch["goal"])
+            bootstrapped = batch["lag"] + ahead * batch["bootstrap"]
+        error = prediction - bootstrapped
+        tau = self.critic.config.expectile
+        weight = torch.where(error > 0, tau, 1 - tau)
+        return {"steps_to_go": (weight * error.square()).mean()}
+
+    @torch.no_grad()
+    def update_target(self) -> None:
+        """Move the target network towards the online one by ``target_rate``."""
+        rate = self.critic.config.target_rate
+        for target, source in zip(self.target_phi.parameters(), self.critic.phi.parameters(), strict=True):
+            target.lerp_(source, rate)
+
+
+class GoalPairs:
+    """Batches of (start, n steps ahead, goal) embeddings from cached trajectories.
+
+    Args:
+        embeddings: ``(rows, D)``, all frames, episode after episode.
+        offsets: ``(E + 1,)`` first row of each episode, and the number of rows.
+        config: lag and goal distribution.
+        batch_size: pairs per batch.
+        seed: batches are a function of ``(seed, step)``.
+    """
+
+    def __init__(
+        self, embeddings: Tensor, offsets: Tensor, config: CriticConfig, batch_size: int, seed: int
+    ) -> None:
+        self.embeddings = embeddings
+        self.config = config
+        self.batch_size = batch_size
+        self.seed = seed
+        lengths = offsets.diff()
+        episode = torch.repeat_interleave(torch.arange(len(lengths)), lengths.cpu())
+        self.last_row = (offsets[1:].cpu() - 1)[episode]
+        rows = torch.arange(len(episode))
+        self.starts = rows[rows < self.last_row]
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        """Draw the batch of ``step``: start, ahead, goal ``(M, D)``, lag ``(M,)`` [steps], bootstrap ``(M,)`` 0 or 1."""
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + step)
+        num, config = self.batch_size, self.config
+        start = self.starts[torch.randint(len(self.starts), (num,), generator=generator)]
+        room = self.last_row[start] - start  # steps left in the episode, >= 1
+        lag = torch.randint(1, config.max_lag + 1, (num,), generator=generator).minimum(room)
+        uniform = torch.rand(num, generator=generator).clamp(1e-7, 1 - 1e-7)
+        offset = (uniform.log() / math.log1p(-1 / (config.hindsight_mean + 1e-6))).ceil().long().clamp(min=1)
+        goal_hindsight = start + offset.minimum(room)
+        goal_random = torch.randint(len(self.last_row), (num,), generator=generator)
+        is_hindsight = torch.rand(num, generator=generator) < config.hindsight
+        goal = torch.where(is_hindsight, goal_hindsight, goal_random)
+        ahead_by = goal - start
+        is_passed = is_hindsight & (ahead_by <= lag)  # the goal lies within the lag: its offset is the target
+        lag = torch.where(is_passed, ahead_by, lag)
+        device = self.embeddings.device
+        return {
+            "start": self.embeddings[start.to(device)],
+            "ahead": self.embeddings[(start + lag).to(device)],
+            "goal": self.embeddings[goal.to(device)],
+            "lag": lag.float().to(device),
+            "bootstrap": (~is_passed).float().to(device),
+        }
+
+
+def save_critic(path: Path | str, critic: Critic, extra: Mapping[str, Any] | None = None) -> None:
+    """Write the critic as a checkpoint folder."""
+    config = {
+        "kind": "critic",
+        "critic": dataclasses.asdict(critic.config),
+        "embedding_shape": list(critic.embedding_shape),
+        "extra": dict(extra or {}),
+    }
+    save_folder(path, config, state_tensors(critic))
+
+
+def load_critic(path: Path | str, device: torch.device | str = "cpu") -> Critic:
+    """Load a critic written by :func:`save_critic`.
+
+    Raises:
+        CheckpointError: the folder is not a usable critic checkpoint.
+    """
+    config, tensors = load_folder(path)
+    if config.get("kind") != "critic":
+        raise CheckpointError(f"checkpoint kind must be 'critic', got {config.get('kind')!r} in {path}")
+    critic = Critic(config["embedding_shape"], CriticConfig(**config["critic"]))
+    load_state(critic, tensors, path)
+    return critic.to(device).eval()

@@ -1,0 +1,199 @@
+"""Terms of the training objective: unweighted, named, functions of what a JEPA computed on a batch of windows.
+
+Each term is a module called with :class:`JEPAOutputs` and returns one scalar; the recipe holds the weights.
+
+* prediction: multi-step squared error between rollouts and targets;
+* variance and covariance: VICReg (Bardes et al. 2022, arXiv 2105.04906, equations 1-4), over all frames of the batch;
+* temporal similarity and inverse dynamics: PLDM (Sobal et al. 2025, arXiv 2502.14819, appendix);
+* temporal std: hinge on the spread over time within a trajectory, which a constant background does not satisfy;
+* SIGReg: LeJEPA (Balestriero & LeCun 2025, arXiv 2511.08544), Epps-Pulley statistics of random projections.
+
+The samples of a feature map are its positions: statistics over features are taken over channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.encoders import mlp
+
+
+@dataclass(frozen=True)
+class JEPAOutputs:
+    """What a JEPA computed on a batch of windows.
+
+    Attributes:
+        embeddings: ``(B, T, *D)`` of the online encoder.
+        targets: ``(B, T, *D)`` of the target branch.
+        predictions: ``(B, S, H, *D)``; ``[:, i, k]`` predicts frame ``i + k + 1`` from frame ``i``.
+        actions: ``(B, T - 1, A)``, divided by the action scale.
+        seed: seed of this step's randomness; the same on every rank.
+    """
+
+    embeddings: Tensor
+    targets: Tensor
+    predictions: Tensor
+    actions: Tensor
+    seed: int = 0
+
+
+def feature_samples(embeddings: Tensor) -> Tensor:
+    """Flatten ``(B, T, D)`` to ``(B * T, D)``, or ``(B, T, C, h, w)`` to ``(B * T * h * w, C)``."""
+    if embeddings.ndim == 3:
+        return embeddings.flatten(0, 1)
+    return embeddings.movedim(2, -1).flatten(0, -2)
+
+
+class Term(nn.Module):
+    """One named, unweighted part of an objective.
+
+    Args:
+        embedding_shape: ``(D,)`` or ``(C, h, w)``.
+        action_dim: ``A``.
+    """
+
+    def __init__(self, embedding_shape: Sequence[int], action_dim: int) -> None:
+        super().__init__()
+        self.embedding_shape = tuple(embedding_shape)
+        self.action_dim = action_dim
+
+    def forward(self, outputs: JEPAOutputs) -> Tensor:
+        """Return the scalar value of the term."""
+        raise NotImplementedError
+
+
+class Prediction(Term):
+    """``mean |p_{i,k} - s_{i+k+1}|^2`` over batch, starts ``i``, rollout steps ``k`` and features."""
+
+    def forward(self, outputs: JEPAOutputs) -> Tensor:
+        """Return the mean squared error."""
+        starts, horizon = outputs.predictions.shape[1:3]
+        targets = outputs.targets[:, 1:].unfold(1, horizon, 1)[:, :starts]  # (B, S, *D, H)
+        return (outputs.predictions - targets.movedim(-1, 2)).square().mean()
+
+
+class Variance(Term):
+    """``mean_j relu(margin - sqrt(var_j + 1e-4))`` over all frames of the batch."""
+
+    def __init__(self, embedding_shape: Sequence[int], action_dim: int, *, margin: float = 1.0) -> None:
+        super().__init__(embedding_shape, action_dim)
+        self.margin = margin
+
+    def forward(self, outputs: JEPAOutputs) -> Tensor:
+        """Return the hinge on the standard deviation of each feature."""
+        var = feature_samples(outputs.embeddings).var(dim=0)
+        return torch.relu(self.margin - (var + 1e-4).sqrt()).mean()
+
+
+class Covariance(Term):
+    """``sum_{i != j} C_ij^2 / (D (D - 1))``: the mean squared off-diagonal covariance."""
+
+    def forward(self, outputs: JEPAOutputs) -> Tensor:
+        """Return the mean squared covariance between different features."""
+        samples = feature_samples(outputs.embeddings)
+        samples = samples - samples.mean(dim=0)
+        num, dim = samples.shape
+        covariance = samples.T @ samples / (num - 1)
+        off_diagonal = covariance.square().sum() - covariance.diagonal().square().sum()
+        return off_diagonal / (dim * (dim - 1))
+
+
+class TemporalSimilarity(Term):
+    """``mean |s_{t+1} - s_t|^2``: neighbouring frames lie close."""
+
+    def forward(self, outputs: JEPAOutputs) -> Tensor:
+        """Return the mean squared step of the embedding."""
+        return (outputs.embeddings[:, 1:] - outputs.embeddings[:, :-1]).square().mean()
+
+
+class TemporalStd(Term):
+    """``mean relu(margin - sqrt(var_t + 1e-4))``: each feature varies in time within each trajectory."""
+
+    def __init__(self, embedding_shape: Sequence[int], action_dim: int, *, margin: float = 1.0) -> None:
+        super().__init__(embedding_shape, action_dim)
+        self.margin = margin
+
+    def forward(self, outputs: JEPAOutputs) -> Tensor:
+        """Return the hinge on the standard deviation over time."""
+        var = outputs.embeddings.var(dim=1)
+        return torch.relu(self.margin - (var + 1e-4).sqrt()).mean()
+
+
+class InverseDynamics(Term):
+    """``mean |MLP(s_t, s_{t+1}) - a_t|^2``: the action can be read off two neighbouring embeddings.
+
+    Args:
+        embedding_shape: ``(D,)`` or ``(C, h, w)``, flattened.
+        action_dim: ``A``.
+        hidden_dims: widths of the MLP; empty for a linear readout.
+    """
+
+    def __init__(
+        self, embedding_shape: Sequence[int], action_dim: int, *, hidden_dims: Sequence[int] = (128,)
+    ) -> None:
+        super().__init__(embedding_shape, action_dim)
+        self.layers = mlp([2 * math.prod(embedding_shape), *hidden_dims, action_dim])
+
+    def forward(self, outputs: JEPAOutputs) -> Tensor:
+        """Return the mean squared error of the (scaled) action."""
+        flat = outputs.embeddings.flatten(2)
+        pairs = torch.cat([flat[:, :-1], flat[:, 1:]], dim=-1)
+        return (self.layers(pairs) - outputs.actions).square().mean()
+
+
+class SIGReg(Term):
+    """Sketched isotropic Gaussian regularisation.
+
+    ``N * integral |ecf(t) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) dt`` of the projections on random unit directions, drawn
+    afresh each step, by the trapezoid rule on ``[0, 3]`` doubled by symmetry; the mean over directions.
+
+    Args:
+        embedding_shape: ``(D,)`` or ``(C, h, w)``.
+        action_dim: ``A``.
+        num_directions: random projections per step.
+        num_points: nodes of the trapezoid rule.
+        max_samples: frames entering the statistic, spread evenly over the batch (it costs samples x directions).
+    """
+
+    def __init__(
+        self,
+        embedding_shape: Sequence[int],
+        action_dim: int,
+        *,
+        num_directions: int = 256,
+        num_points: int = 17,
+        max_samples: int = 1024,
+    ) -> None:
+        super().__init__(embedding_shape, action_dim)
+        self.num_directions = num_directions
+        self.num_points = num_points
+        self.max_samples = max_samples
+
+    def forward(self, outputs: JEPAOutputs) -> Tensor:
+        """Return the mean Epps-Pulley statistic."""
+        samples = feature_samples(outputs.embeddings)
+        stride = max(1, -(-len(samples) // self.max_samples))
+        samples = samples[::stride].float()
+        generator = torch.Generator().manual_seed(outputs.seed)
+        directions = torch.randn(samples.shape[-1], self.num_directions, generator=generator)
+        directions = (directions / directions.norm(dim=0)).to(samples.device)
+        nodes = torch.linspace(0, 3, self.num_points, device=samples.device)
+        return epps_pulley(samples @ directions, nodes).mean()
+
+
+def epps_pulley(projections: Tensor, nodes: Tensor) -> Tensor:
+    """Distance of each column of ``projections (N, M)`` from a standard normal, ``(M,)``.
+
+    Args:
+        projections: one-dimensional samples, a column per direction.
+        nodes: ``(K,)`` non-negative integration nodes; the integrand is even, so the result is doubled.
+    """
+    angles = projections[..., None] * nodes  # (N, M, K)
+    normal = torch.exp(-nodes.square() / 2)
+    distance = (angles.cos().mean(dim=0) - normal).square() + angles.sin().mean(dim=0).square()
+    return len(projections) * 2 * torch.trapezoid(distance * normal, nodes, dim=-1)
