@@ -155,7 +155,9 @@ class LearnedActor:
         return self.agent.act(seen).to(self.simulator.device)
 
 
-def with_planner(recipe: PlannerRecipe, name: str | None, settings: Sequence[tuple[str, Any]]) -> PlannerRecipe:
+def with_planner(
+    recipe: PlannerRecipe, name: str | None, settings: Sequence[tuple[str, Any]]
+) -> PlannerRecipe:
     """Return the planner settings with another planner name, and with what the command line sets.
 
     The recipe's hyperparameters belong to its own planner: another planner starts from its defaults.

@@ -129,14 +129,22 @@ def build_parser() -> Parser:
         help="record trajectories into a store",
         description="Record trajectories; goes on where an interrupted call with equal settings stopped.",
     )
-    collect.add_argument("env_id", metavar="ENV_ID", help="e.g. worldmodel/TwoRooms-v0; see `worldmodel envs list`")
+    collect.add_argument(
+        "env_id", metavar="ENV_ID", help="e.g. worldmodel/TwoRooms-v0; see `worldmodel envs list`"
+    )
     collect.add_argument("--episodes", type=positive_int, default=1000, help="episodes (default 1000)")
-    collect.add_argument("--steps", type=positive_int, help="actions per episode (default: the environment's budget)")
+    collect.add_argument(
+        "--steps", type=positive_int, help="actions per episode (default: the environment's budget)"
+    )
     collect.add_argument("--policy", help="data policy (default: the environment's own)")
     collect.add_argument("--policy-args", nargs="+", metavar="KEY=VALUE", help="arguments of the data policy")
-    collect.add_argument("--env-args", nargs="+", metavar="KEY=VALUE", help="e.g. layout=random image_size=32")
+    collect.add_argument(
+        "--env-args", nargs="+", metavar="KEY=VALUE", help="e.g. layout=random image_size=32"
+    )
     collect.add_argument("--split", default="train", choices=("train", "eval"), help="layouts of which split")
-    collect.add_argument("--states-only", action="store_true", help="store states; frames are rendered in the batch")
+    collect.add_argument(
+        "--states-only", action="store_true", help="store states; frames are rendered in the batch"
+    )
     _common(collect, out="required", seed="of the trajectories")
 
     train = verbs.add_parser(
@@ -159,13 +167,20 @@ def build_parser() -> Parser:
     evaluate.add_argument("run", metavar="RUN", help="folder of a trained run")
     evaluate.add_argument("--episodes", type=positive_int, help="tasks (default: the recipe's)")
     evaluate.add_argument("--steps", type=positive_int, help="budget of env steps (default: the recipe's)")
-    evaluate.add_argument("--mode", choices=("1", "2"), help="act by policy (1) or by planning (2); default both")
+    evaluate.add_argument(
+        "--mode", choices=("1", "2"), help="act by policy (1) or by planning (2); default both"
+    )
     evaluate.add_argument("--planner", help="cem, icem, mppi, gradient, cem_gradient or random_shooting")
     evaluate.add_argument(
-        "--planner-args", nargs="+", metavar="KEY=VALUE", help="e.g. num_samples=128 horizon=16 cost=summed_distance"
+        "--planner-args",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="e.g. num_samples=128 horizon=16 cost=summed_distance",
     )
     evaluate.add_argument("--task-seed", type=seed_int, help="seed of the tasks (default: the recipe's)")
-    evaluate.add_argument("--no-references", action="store_true", help="leave out zero, random, expert, oracle")
+    evaluate.add_argument(
+        "--no-references", action="store_true", help="leave out zero, random, expert, oracle"
+    )
     _common(evaluate, out="RUN", seed="of the planner's samples (default: the run's)", seed_default=None)
 
     report = verbs.add_parser("report", help="one HTML page of a run")
@@ -201,11 +216,16 @@ def build_parser() -> Parser:
 
 
 def _common(parser: argparse.ArgumentParser, *, out: str, seed: str, seed_default: int | None = 0) -> None:
-    parser.add_argument("--seed", type=seed_int, default=seed_default, help=f"seed {seed} (default {seed_default})")
+    parser.add_argument(
+        "--seed", type=seed_int, default=seed_default, help=f"seed {seed} (default {seed_default})"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")
     is_required = out == "required"
     parser.add_argument(
-        "--out", required=is_required, metavar="DIR", help="folder" if is_required else f"folder (default {out})"
+        "--out",
+        required=is_required,
+        metavar="DIR",
+        help="folder" if is_required else f"folder (default {out})",
     )
     parser.add_argument("--threads", type=positive_int, help="CPU threads (default: torch's)")
     _json(parser)

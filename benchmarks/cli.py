@@ -245,7 +245,7 @@ def envs(arguments: argparse.Namespace) -> int:
     from benchmarks.display import make_console
     from envs.registration import make_simulator, registered_ids
 
-    listed = {}
+    listed: dict[str, dict[str, Any]] = {}
     for env_id in registered_ids():
         simulator = make_simulator(env_id)
         listed[env_id] = {
@@ -292,7 +292,9 @@ def store_facts(store: Any) -> dict[str, Any]:  # noqa: ANN401  # a TrajectorySt
         "episodes": store.num_episodes,
         "rows": store.num_steps,
         "steps_per_episode": [int(lengths.min()) - 1, int(lengths.max()) - 1] if len(lengths) else [],
-        "splits": {str(name): int((store.episodes["split"] == name).sum()) for name in set(store.episodes["split"])},
+        "splits": {
+            str(name): int((store.episodes["split"] == name).sum()) for name in set(store.episodes["split"])
+        },
         "columns": spec,
         "metadata": store.metadata,
     }

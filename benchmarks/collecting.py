@@ -13,11 +13,11 @@ from benchmarks.recipes import CollectConfig
 from benchmarks.seeding import derive_seed, make_generator
 from envs.collect import collect
 from envs.policies import (
+    DirectedWalk,
     DoorCrossing,
     Expert,
     HeadingRandomWalk,
     UniformRandom,
-    VonMisesWalk,
 )
 from envs.registration import make_simulator
 from envs.simulator import Simulator
@@ -31,9 +31,9 @@ POLICIES: dict[str, Callable[..., Any]] = {
     "uniform": UniformRandom,
     "door_crossing": DoorCrossing,
     "expert": Expert,
-    "native": VonMisesWalk,
+    "directed": DirectedWalk,
 }
-NATIVE_POLICY = {"worldmodel/MovingDot-v0": "native", "worldmodel/TwoRooms-v0": "heading"}
+NATIVE_POLICY = {"worldmodel/MovingDot-v0": "directed", "worldmodel/TwoRooms-v0": "heading"}
 
 
 def make_data_policy(name: str, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401  # a data policy of envs.policies

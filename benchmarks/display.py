@@ -10,7 +10,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 AGENT_ORDER = ("mode-2", "mode-1", "oracle", "expert", "straight-line", "random", "zero")
@@ -22,7 +29,9 @@ def make_console(quiet: bool = False) -> Console:
 
 
 @contextmanager
-def progress_bar(console: Console, unit: str) -> Iterator[Callable[[str, int, int, Mapping[str, float]], None]]:
+def progress_bar(
+    console: Console, unit: str
+) -> Iterator[Callable[[str, int, int, Mapping[str, float]], None]]:
     """Show one bar per stage; yields ``update(stage, done, total, scalars)``."""
     columns = (
         TextColumn("{task.description:<12}"),

@@ -260,10 +260,10 @@ def reference_actors(simulator: Simulator, planner: PlannerRecipe, seed: int) ->
     bounds = simulator_bounds(simulator)
     generator = make_generator(seed, "random-actor")
 
-    def zero(state: State, goal: State) -> Tensor:
+    def zero(state: State, goal: State) -> Tensor:  # noqa: ARG001
         return torch.zeros(len(state["step"]), simulator.action_dim)
 
-    def uniform(state: State, goal: State) -> Tensor:
+    def uniform(state: State, goal: State) -> Tensor:  # noqa: ARG001
         unit = torch.rand(len(state["step"]), simulator.action_dim, generator=generator)
         return bounds.project(bounds.low + unit * (bounds.high - bounds.low))
 

@@ -16,12 +16,13 @@ from benchmarks.evaluation import (
     run_episodes,
     summarise,
 )
-from benchmarks.recipes import EvaluationRecipe, PlannerRecipe, Recipe
+from benchmarks.recipes import EvaluationRecipe, PlannerRecipe
 from benchmarks.recording import (
     PlanRecorder,
     choose_rows,
     episode_media,
     imagined_paths,
+    is_planar,
     position_probe,
     write_cost_maps,
     write_episodes,
@@ -91,9 +92,12 @@ def evaluate_run(
             planner_name = planner.name if name == "oracle" else None
             rows.append(summarise(episodes, tasks, agent=name, planner=planner_name))
     add_results(out, rows)
-    if with_media:
+    if with_media and is_planar(simulator):
         write_episodes(out / "media" / "episodes.json", simulator, media)
-        _write_inspections(out, trained, recipe, derive_seed(seed, "inspect"))
+        policy = make_data_policy(recipe.collect.policy, recipe.collect.policy_kwargs)
+        inspect_seed = derive_seed(seed, "inspect")
+        write_probe(out / "media" / "probe.json", trained, simulator, policy, inspect_seed)
+        write_cost_maps(out / "media" / "cost_map.json", trained, simulator, inspect_seed)
     return rows
 
 
@@ -125,22 +129,15 @@ def _evaluate_mode(
         seed=seed,
         device=str(trained.device),
     )
-    if not with_media:
+    simulator = actor.simulator
+    if not (with_media and is_planar(simulator)):
         return row, []
     chosen = choose_rows(episodes.reached, RECORDED[name])
     imagined: list[Any] = [None] * tasks.num_steps
     if recorder is not None:
-        probe = position_probe(trained, trained.simulator, derive_seed(seed, "inspect"))
+        probe = position_probe(trained, simulator, derive_seed(seed, "inspect"))
         imagined = imagined_paths(actor, probe, episodes.states, recorder.plans, chosen)
-    return row, episode_media(actor.simulator, tasks, episodes, imagined, chosen, name)
-
-
-def _write_inspections(out: Path, trained: TrainedRun, recipe: Recipe, seed: int) -> None:
-    """Write probe errors and cost maps for the report."""
-    simulator = trained.simulator
-    policy = make_data_policy(recipe.collect.policy, recipe.collect.policy_kwargs)
-    write_probe(out / "media" / "probe.json", trained, simulator, policy, seed)
-    write_cost_maps(out / "media" / "cost_map.json", trained, simulator, seed)
+    return row, episode_media(simulator, tasks, episodes, imagined, chosen, name)
 
 
 def _report(on_step: OnStep, name: str, step: int, total: int) -> None:

@@ -22,9 +22,7 @@ from benchmarks.stages import train_run
 SUMMARY_AGENTS = ("mode-2", "mode-1", "oracle", "random", "zero")
 
 
-def run_quickstart(
-    recipe: Recipe, out: Path, *, seed: int, device: str, console: Console
-) -> dict[str, Any]:
+def run_quickstart(recipe: Recipe, out: Path, *, seed: int, device: str, console: Console) -> dict[str, Any]:
     """Run the whole path into ``out`` and return the summary that is printed and written to ``summary.json``."""
     began = time.perf_counter()
     store_path = out / "data"

@@ -156,7 +156,10 @@ def two_rooms() -> Recipe:
         objective=ObjectiveRecipe(VARIANCE_COVARIANCE),
         world_model=FitConfig(num_steps=900, lr=2e-3, checkpoint_every=300),
         predictor=RefitRecipe(FitConfig(num_steps=600, lr=1e-3, checkpoint_every=300)),
-        critic=CriticRecipe(FitConfig(num_steps=3000, lr=1e-3, checkpoint_every=1000)),
+        critic=CriticRecipe(
+            FitConfig(num_steps=3000, lr=1e-3, checkpoint_every=1000),
+            CriticConfig(max_lag=16, target_rate=0.03),
+        ),
         actor=ActorRecipe(FitConfig(num_steps=1000, lr=1e-3, checkpoint_every=500)),
         planner=PlannerRecipe(
             args={"num_samples": 64, "num_iters": 2, "num_elites": 6, "min_std": 0.1},
@@ -171,14 +174,17 @@ def moving_dot() -> Recipe:
         collect=CollectConfig(
             "worldmodel/MovingDot-v0",
             {"distractor": "none"},
-            policy="native",
+            policy="directed",
             num_episodes=5000,
             num_steps=16,
             chunk=1000,
         ),
         model=ModelRecipe(encoder="conv", embedding_dim=64, predictor="gru", norm=False),
         objective=ObjectiveRecipe(
-            {"prediction": 25.0, "variance": 25.0, "covariance": 1.0}, rollout_steps=8, window=9, batch_size=64
+            {"prediction": 25.0, "variance": 25.0, "covariance": 1.0},
+            rollout_steps=8,
+            window=9,
+            batch_size=64,
         ),
         world_model=FitConfig(num_steps=600, lr=2e-3, checkpoint_every=300),
         predictor=RefitRecipe(FitConfig(num_steps=300, lr=1e-3, checkpoint_every=300), num_steps=8),

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import TypeIs
 
 from benchmarks.agents import LearnedActor, TrainedRun
 from benchmarks.evaluation import Episodes, Tasks
 from benchmarks.runs import write_json
 from benchmarks.seeding import make_generator
 from envs.collect import collect
-from envs.simulator import Simulator
-from envs.state import State, index_state, num_worlds
+from envs.policies import Policy
+from envs.simulator import PlanarWorld, Simulator
+from envs.state import State, index_state
 from planners.mpc import MPC
 from planners.plan import Plan
 from worldmodel.critic import Critic
@@ -29,6 +31,15 @@ MAP_GOALS = 3
 RANK_PAIRS = 2000
 
 
+class PlanarSimulator(Simulator, PlanarWorld, Protocol):
+    """A simulator that the report can draw."""
+
+
+def is_planar(simulator: Simulator) -> TypeIs[PlanarSimulator]:
+    """Whether the report can draw the simulator's world."""
+    return isinstance(simulator, PlanarWorld)
+
+
 class PlanRecorder:
     """Keeps every new plan of an actor's planner; called after each step, off the clock.
 
@@ -38,7 +49,9 @@ class PlanRecorder:
 
     def __init__(self, mpc: MPC) -> None:
         self.mpc = mpc
-        self.plans: list[Tensor | None] = []  # per step: (B, H, A), or None where an earlier plan was followed
+        self.plans: list[
+            Tensor | None
+        ] = []  # per step: (B, H, A), or None where an earlier plan was followed
         self._last: Plan | None = None
 
     def __call__(self) -> None:
@@ -68,25 +81,11 @@ def imagined_paths(
     return paths
 
 
-def walls(simulator: Simulator, state: State) -> list[list[list[float]]]:
-    """Return the walls of each world as rectangles ``[x0, y0, x1, y1]`` in world units; none where there are none."""
-    rectangles = getattr(simulator, "wall_rectangles", None)
-    if rectangles is None:
-        return [[] for _ in range(num_worlds(state))]
-    return [[_rounded(rect) for rect in world] for world in rectangles(state).tolist()]
-
-
-def world_extent(simulator: Simulator) -> list[float]:
-    """Return ``[x0, y0, x1, y1]`` of the world in its own units."""
-    return [float(v) for v in getattr(simulator, "extent", (0.0, 0.0, 1.0, 1.0))]
-
-
-def position_probe(run: TrainedRun, simulator: Simulator, seed: int) -> LinearProbe:
+def position_probe(run: TrainedRun, simulator: PlanarSimulator, seed: int) -> LinearProbe:
     """Fit the position on the embeddings of random worlds (for inspection only; nothing trains on it)."""
     state = simulator.initial(PROBE_WORLDS, make_generator(seed, "probe"))
-    obs = simulator.observation(state)
-    embeddings = _encode(run, obs)
-    return fit_linear_probe(embeddings, obs["proprio"].to(run.device))
+    embeddings = _encode(run, simulator.observation(state))
+    return fit_linear_probe(embeddings, simulator.position(state).to(run.device))
 
 
 def _encode(run: TrainedRun, obs: dict[str, Tensor]) -> Tensor:
@@ -97,7 +96,7 @@ def _encode(run: TrainedRun, obs: dict[str, Tensor]) -> Tensor:
 
 
 def episode_media(
-    simulator: Simulator,
+    simulator: PlanarSimulator,
     tasks: Tasks,
     episodes: Episodes,
     imagined: list[np.ndarray | None],
@@ -105,9 +104,9 @@ def episode_media(
     agent: str,
 ) -> list[dict[str, Any]]:
     """Return the recorded ``rows`` in the form that the report draws."""
-    path = torch.stack([simulator.observation(index_state(s, rows))["proprio"] for s in episodes.states], 1)
-    goal = simulator.observation(index_state(tasks.goal, rows))["proprio"]
-    rectangles = walls(simulator, index_state(tasks.start, rows))
+    path = torch.stack([simulator.position(index_state(s, rows)) for s in episodes.states], 1)
+    goal = simulator.position(index_state(tasks.goal, rows))
+    rectangles = simulator.wall_rectangles(index_state(tasks.start, rows)).tolist()
     entries = []
     for i, row in enumerate(rows.tolist()):
         reached = episodes.reached[row]
@@ -121,7 +120,7 @@ def episode_media(
                 "steps_to_success": first,
                 "start": _rounded(path[i, 0].tolist()),
                 "goal": _rounded(goal[i].tolist()),
-                "rects": rectangles[i],
+                "rects": [_rounded(rect) for rect in rectangles[i]],
                 "path": [_rounded(point) for point in path[i, : num + 1].tolist()],
                 "imagined": [
                     None if step is None else [_rounded(point) for point in step[i].tolist()]
@@ -140,21 +139,27 @@ def choose_rows(reached: Tensor, num: int) -> Tensor:
     return torch.cat([successes, failures])
 
 
-def write_episodes(path: Path, simulator: Simulator, entries: list[dict[str, Any]]) -> None:
+def write_episodes(path: Path, simulator: PlanarSimulator, entries: list[dict[str, Any]]) -> None:
     """Write ``media/episodes.json``."""
-    radius = getattr(simulator, "success_radius", 0.0)
-    value = {"extent": world_extent(simulator), "unit": "px", "success_radius": radius, "episodes": entries}
+    value = {
+        "extent": list(simulator.extent),
+        "unit": "px",
+        "success_radius": simulator.success_radius,
+        "episodes": entries,
+    }
     write_json(path, value)
 
 
-def write_probe(path: Path, run: TrainedRun, simulator: Simulator, policy: Any, seed: int) -> dict[str, Any]:  # noqa: ANN401
+def write_probe(
+    path: Path, run: TrainedRun, simulator: PlanarSimulator, policy: Policy, seed: int
+) -> dict[str, Any]:
     """Measure the position error of the linear probe along open-loop rollouts, in the data policy's own motion.
 
     The rollouts are fresh trajectories of the ``eval`` split.
     """
     probe = position_probe(run, simulator, seed)
     steps = min(PROBE_STEPS, simulator.max_steps)
-    keys = (*run.model.observation_keys, "proprio")
+    keys = dict.fromkeys([*run.model.observation_keys, "state"])
     data = collect(
         simulator,
         policy,
@@ -162,14 +167,15 @@ def write_probe(path: Path, run: TrainedRun, simulator: Simulator, policy: Any, 
         steps,
         make_generator(seed, "probe-rollouts"),
         split="eval",
-        keys=tuple(dict.fromkeys(keys)),
+        keys=tuple(keys),
     )
     device = run.device
     first = {key: data[key][:, 0].to(device) for key in run.model.observation_keys}
     with torch.no_grad():
         start = run.model.encode(first)
         rollout = run.model.rollout(start, data["action"][:, :steps].to(device)).flatten(2)
-    positions = data["proprio"].to(device)
+    states = simulator.state_from_vector(data["state"].flatten(0, 1))
+    positions = simulator.position(states).view(PROBE_ROLLOUTS, steps + 1, 2).to(device)
     encoded = probe(start.flatten(1))
     error = distance_rmse(probe(rollout), positions[:, 1:])
     centred = positions - positions.mean(dim=(0, 1))
@@ -186,37 +192,32 @@ def write_probe(path: Path, run: TrainedRun, simulator: Simulator, policy: Any, 
     return value
 
 
-def write_cost_maps(path: Path, run: TrainedRun, simulator: Simulator, seed: int) -> dict[str, Any]:
+def write_cost_maps(path: Path, run: TrainedRun, simulator: PlanarSimulator, seed: int) -> dict[str, Any]:
     """Evaluate critic, embedding distance and true distance on a grid of positions, for a few goals."""
-    if not hasattr(simulator, "goal_at"):
-        return {}
     critic = run.critic
     generator = make_generator(seed, "cost-map")
-    world = simulator.initial(1, generator, split="eval")
-    world = index_state(world, torch.zeros(MAP_GOALS, dtype=torch.long))
-    goals = simulator.goal(simulator.initial(MAP_GOALS, generator, split="eval"), generator)
-    goals = {**world, "position": goals["position"]}
-    x0, y0, x1, y1 = world_extent(simulator)
+    world = simulator.initial(MAP_GOALS, generator, split="eval")
+    goals = simulator.goal(world, generator)
+    x0, y0, x1, y1 = simulator.extent
     xs = x0 + (np.arange(MAP_CELLS) + 0.5) * (x1 - x0) / MAP_CELLS
     ys = y0 + (np.arange(MAP_CELLS) + 0.5) * (y1 - y0) / MAP_CELLS
     grid = torch.tensor([[x, y] for y in ys for x in xs], dtype=torch.float32)
     maps = []
-    rectangles = walls(simulator, world)
+    rectangles = simulator.wall_rectangles(world).tolist()
     for i in range(MAP_GOALS):
-        goal = index_state(goals, torch.tensor([i]))
-        free = _free_cells(simulator, goal, grid)
-        states = simulator.goal_at(index_state(goal, torch.zeros(int(free.sum()), dtype=torch.long)), grid[free])
-        repeated = index_state(goal, torch.zeros(int(free.sum()), dtype=torch.long))
-        values = _distances(run, critic, simulator, states, repeated)
+        everywhere = index_state(goals, torch.full((len(grid),), i))
+        free = simulator.is_reachable(everywhere, grid)
+        goal = index_state(everywhere, free.nonzero()[:, 0])
+        values = _distances(run, critic, simulator, simulator.goal_at(goal, grid[free]), goal)
         maps.append(
             {
-                "goal": _rounded(goal["position"].flatten()[:2].tolist()),
-                "rects": rectangles[i],
+                "goal": _rounded(simulator.position(goal)[0].tolist()),
+                "rects": [_rounded(rect) for rect in rectangles[i]],
                 **{name: _as_grid(value, free) for name, value in values.items()},
             }
         )
     value = {
-        "extent": world_extent(simulator),
+        "extent": list(simulator.extent),
         "unit": "px",
         "maps": maps,
         "rank_correlation": _rank_correlations(run, critic, simulator, generator),
@@ -226,7 +227,7 @@ def write_cost_maps(path: Path, run: TrainedRun, simulator: Simulator, seed: int
 
 
 def _distances(
-    run: TrainedRun, critic: Critic, simulator: Simulator, states: State, goals: State
+    run: TrainedRun, critic: Critic, simulator: PlanarSimulator, states: State, goals: State
 ) -> dict[str, Tensor]:
     here = _encode(run, simulator.observation(states))
     there = _encode(run, simulator.observation(goals))
@@ -239,7 +240,7 @@ def _distances(
 
 
 def _rank_correlations(
-    run: TrainedRun, critic: Critic, simulator: Simulator, generator: torch.Generator
+    run: TrainedRun, critic: Critic, simulator: PlanarSimulator, generator: torch.Generator
 ) -> dict[str, float]:
     """Spearman correlation with the true distance over random starts and goals of the task."""
     start = simulator.initial(RANK_PAIRS, generator, split="eval")
@@ -258,14 +259,6 @@ def _ranks(values: Tensor) -> Tensor:
 
 def _correlation(a: Tensor, b: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
-
-
-def _free_cells(simulator: Simulator, goal: State, grid: Tensor) -> Tensor:
-    """Which grid points ``(M, 2)`` a dot can be at, bool ``(M,)``."""
-    is_reachable = getattr(simulator, "is_reachable", None)
-    if is_reachable is None:
-        return torch.ones(len(grid), dtype=torch.bool)
-    return is_reachable(index_state(goal, torch.zeros(len(grid), dtype=torch.long)), grid)
 
 
 def _as_grid(values: Tensor, free: Tensor) -> list[list[float | None]]:

@@ -48,7 +48,7 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{os.getpid()}")
     staging.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(staging, path)
+    staging.replace(path)
 
 
 def write_config(run: Path, recipe: Recipe, **facts: Any) -> None:  # noqa: ANN401

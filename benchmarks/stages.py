@@ -111,9 +111,7 @@ class _Stages:
             size = objective.batch_size
             return self.windows.batch_at(step, size, data_seed, rank=rank, world_size=world_size)
 
-        self._fit(
-            module, batches, objective.weights, recipe.world_model, "world_model", model.update_target
-        )
+        self._fit(module, batches, objective.weights, recipe.world_model, "world_model", model.update_target)
         if rank == 0 and recipe.predictor.fit.num_steps == 0:
             self._save_model(model)
         return model
@@ -268,7 +266,7 @@ class PredictorObjective(nn.Module):
         self.norm = model.predictor_norm.requires_grad_(True)
         self._model = (model,)  # not a submodule: its encoder is neither trained nor saved here
 
-    def forward(self, batch: Mapping[str, Tensor], step: int = 0) -> dict[str, Tensor]:
+    def forward(self, batch: Mapping[str, Tensor], step: int = 0) -> dict[str, Tensor]:  # noqa: ARG002
         """Return ``{"prediction": MSE}`` for ``embedding (M, H + 1, D)`` flat and ``action (M, H, A)``."""
         model = self._model[0]
         embeddings = batch["embedding"]

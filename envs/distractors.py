@@ -42,7 +42,7 @@ class Distractor:
         self.bank = _make_bank(kind, motion, crop_size, textures, device)
 
     def offset(self, seed: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return image, row and column to crop at, int64 ``(B,)`` each, for ``seed (B,)`` and ``step (B,)``."""
+        """Return image, row and column to crop at, each int64 ``(B,)`` like ``seed`` and ``step``."""
         first, count = self.bank.image_range(seed % 2 == 1)
         when = step if self.motion == "changing" else torch.zeros_like(step)
         image = first + hash_randint(2**31 - 1, seed, _IMAGE, when) % count

@@ -255,6 +255,24 @@ class MovingDot:
         """Return the action ``(B, 2)`` straight to the goal."""
         return clip_norm((goal["position"] - state["position"]) / state["speed"][:, None], MAX_STEP)
 
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """Corners ``x0, y0, x1, y1`` of the drawn world [px]."""
+        return (-0.5, -0.5, WORLD_SIZE - 0.5, WORLD_SIZE - 0.5)
+
+    def position(self, state: State) -> Tensor:
+        """Return where dot 1 is, ``(B, 2)`` [px]."""
+        return state["position"].clone()
+
+    def is_reachable(self, state: State, position: Tensor) -> Tensor:
+        """Tell for each ``position (B, 2)`` [px] whether dot 1 can be there, bool ``(B,)``."""
+        assert len(position) == num_worlds(state)
+        return ((position >= LOW) & (position <= HIGH)).all(-1)
+
+    def wall_rectangles(self, state: State) -> Tensor:
+        """Return no walls, ``(B, 0, 4)``."""
+        return torch.zeros((num_worlds(state), 0, 4), device=self.device)
+
     def state_vector(self, state: State) -> Tensor:
         """Return the whole state as float32 ``(B, S)``."""
         return self._vector.pack(state)

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from envs.simulator import Simulator, clip_action, clip_norm
+from envs.simulator import Simulator, clip_action
 from envs.state import State, index_state, num_worlds
 from envs.von_mises import sample_von_mises
 
@@ -228,7 +228,7 @@ class DoorCrossing:
         turn = sample_von_mises((num,), self.kappa, generator).to(sim.device)
         self._is_sent = self._is_sent & ~sim.success(state, self._goal)
         ahead = sim.expert(state, self._goal)
-        sent = clip_norm(length[:, None] * _direction(torch.atan2(ahead[:, 1], ahead[:, 0]) + turn), 1e9)
+        sent = length[:, None] * _direction(torch.atan2(ahead[:, 1], ahead[:, 0]) + turn)
         return torch.where(self._is_sent[:, None], clip_action(sim, sent), walking)
 
 

@@ -140,6 +140,29 @@ def goal_positions(position: Tensor, num_envs: int, device: torch.device) -> Ten
     return position.expand(num_envs, 2).clone()
 
 
+@runtime_checkable
+class PlanarWorld(Protocol):
+    """A simulator whose agent is a point in a plane: what can be drawn as a map."""
+
+    success_radius: float  # [world units]
+
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """Corners ``x0, y0, x1, y1`` of the drawn world, y downwards."""
+
+    def position(self, state: State) -> Tensor:
+        """Return where the agent is, ``(B, 2)``."""
+
+    def goal_at(self, state: State, position: Tensor) -> State:
+        """Return goals at ``position (B, 2)``; ValueError where the agent cannot be."""
+
+    def is_reachable(self, state: State, position: Tensor) -> Tensor:
+        """Tell for each ``position (B, 2)`` whether the agent can be there, bool ``(B,)``."""
+
+    def wall_rectangles(self, state: State) -> Tensor:
+        """Return the walls of each world, ``(B, W, 4)`` of ``x0, y0, x1, y1``."""
+
+
 class VectorLayout:
     """Packs a state into float32 vectors and back, column by column.
 

@@ -247,6 +247,38 @@ class TwoRooms:
         """Return int64 ``(B,)``, one number per (wall x, door y)."""
         return layout_number(state["wall_x"], state["door_y"])
 
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """Corners ``x0, y0, x1, y1`` of the drawn world [px]."""
+        return (-0.5, -0.5, WORLD_SIZE - 0.5, WORLD_SIZE - 0.5)
+
+    def position(self, state: State) -> Tensor:
+        """Return where the dot is, ``(B, 2)`` [px]."""
+        return state["position"].clone()
+
+    def is_reachable(self, state: State, position: Tensor) -> Tensor:
+        """Tell for each ``position (B, 2)`` [px] whether the dot can be there, bool ``(B,)``."""
+        return is_free(position, self._faces(state))
+
+    def wall_rectangles(self, state: State) -> Tensor:
+        """Return the walls of each world as rectangles ``(B, 6, 4)`` of ``x0, y0, x1, y1`` [px]: border, then wall."""
+        wall = self._faces(state)
+        num = num_worlds(state)
+        near, far = LOW - 1.0, HIGH + 1.0  # outer edges of the border lines
+        border = torch.tensor(
+            [
+                [near, near, far, LOW],
+                [near, HIGH, far, far],
+                [near, near, LOW, far],
+                [HIGH, near, far, far],
+            ],
+            device=self.device,
+        )
+        low, high = torch.full_like(wall.left, LOW), torch.full_like(wall.left, HIGH)
+        above = torch.stack([wall.left, low, wall.right, wall.top], -1)
+        below = torch.stack([wall.left, wall.bottom, wall.right, high], -1)
+        return torch.cat([border.expand(num, 4, 4), above[:, None], below[:, None]], dim=1)
+
     def _faces(self, state: State, margin: float = 0.0) -> Faces:
         return faces(state["wall_x"], state["door_y"], state["wall_width"], state["door_size"], margin)
 

@@ -176,5 +176,5 @@ class Agent:
         return torch.stack(actions, dim=1)[:, None]
 
 
-def _never_planned(actions: Tensor) -> Tensor:
+def _never_planned(actions: Tensor) -> Tensor:  # noqa: ARG001
     raise AssertionError("the queue was not empty")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -52,13 +53,15 @@ class GoalPolicy(nn.Module):
         self.hidden_dims = tuple(hidden_dims)
         sizes = [2 * math.prod(embedding_shape), *hidden_dims, len(self.low)]
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for fan_in, fan_out in pairwise(sizes):
             layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1])
         self.register_buffer(
             "center", torch.tensor([(lo + hi) / 2 for lo, hi in zip(low, high, strict=True)])
         )
-        self.register_buffer("half_width", torch.tensor([(hi - lo) / 2 for lo, hi in zip(low, high, strict=True)]))
+        self.register_buffer(
+            "half_width", torch.tensor([(hi - lo) / 2 for lo, hi in zip(low, high, strict=True)])
+        )
 
     @property
     def bounds(self) -> ActionBounds:
@@ -127,7 +130,7 @@ class ImaginationObjective(nn.Module):
         self._predict = (predict,)
         self._cost = (cost,)
 
-    def forward(self, batch: Mapping[str, Tensor], step: int = 0) -> dict[str, Tensor]:
+    def forward(self, batch: Mapping[str, Tensor], step: int = 0) -> dict[str, Tensor]:  # noqa: ARG002
         """Return ``{"imagined_cost": mean cost}`` for ``batch["start"]`` and ``batch["goal"]``; ``step`` is not read."""
         embeddings, actions = imagine(
             self.policy, self._predict[0], batch["start"], batch["goal"], self.horizon

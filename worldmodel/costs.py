@@ -78,6 +78,6 @@ class SummedDistance(Cost):
 class ActionEffort(Cost):
     """Mean squared action."""
 
-    def forward(self, embeddings: Tensor, actions: Tensor, goal: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, actions: Tensor, goal: Tensor) -> Tensor:  # noqa: ARG002
         """Return ``mean_k |a_k|^2``; embeddings and goal are not read."""
         return actions.square().sum(dim=-1).mean(dim=-1)

@@ -96,7 +96,7 @@ class CriticObjective(nn.Module):
         self.critic = critic
         self.target_phi = copy.deepcopy(critic.phi).requires_grad_(False)
 
-    def forward(self, batch: Mapping[str, Tensor], step: int = 0) -> dict[str, Tensor]:
+    def forward(self, batch: Mapping[str, Tensor], step: int = 0) -> dict[str, Tensor]:  # noqa: ARG002
         """Return ``{"steps_to_go": loss}`` for a batch of :class:`GoalPairs`; ``step`` is not read."""
         prediction = self.critic.distance(batch["start"], batch["goal"])
         with torch.no_grad():

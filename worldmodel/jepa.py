@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +36,7 @@ from worldmodel.predictors import (
     TransformerPredictor,
 )
 
-PIXEL_ENCODERS: dict[str, type[PixelEncoder]] = {
+PIXEL_ENCODERS: dict[str, Callable[..., PixelEncoder]] = {
     "patch": PatchEncoder,
     "conv": ConvEncoder,
     "impala": ImpalaEncoder,
@@ -203,10 +203,14 @@ class JEPA(nn.Module):
             self.embedding_shape, config.action_dim, config.latent_dim, **config.predictor_args
         )
         self.encoder_norm: nn.Module = EmbeddingNorm(self.embedding_shape) if config.norm else nn.Identity()
-        self.predictor_norm = self.encoder_norm if config.tied_norm else copy.deepcopy(self.encoder_norm)
+        self.predictor_norm: nn.Module = (
+            self.encoder_norm if config.tied_norm else copy.deepcopy(self.encoder_norm)
+        )
         self.target_encoder: nn.Module | None = None
         if config.target == "ema":
-            self.target_encoder = nn.ModuleList([copy.deepcopy(self.encoder), copy.deepcopy(self.encoder_norm)])
+            self.target_encoder = nn.ModuleList(
+                [copy.deepcopy(self.encoder), copy.deepcopy(self.encoder_norm)]
+            )
             self.target_encoder.requires_grad_(False)
 
     @property
@@ -245,8 +249,8 @@ class JEPA(nn.Module):
         if self.target_encoder is None:
             return
         online = [*self.encoder.parameters(), *self.encoder_norm.parameters()]
-        for target, source in zip(self.target_encoder.parameters(), online, strict=True):
-            target.lerp_(source, 1 - self.config.ema_momentum)
+        for average, weight in zip(self.target_encoder.parameters(), online, strict=True):
+            average.lerp_(weight, 1 - self.config.ema_momentum)
         online_buffers = [*self.encoder.buffers(), *self.encoder_norm.buffers()]
         for target, source in zip(self.target_encoder.buffers(), online_buffers, strict=True):
             target.copy_(source)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ class MetricsLog:
         ]
         staging = self.path.with_suffix(".tmp")
         staging.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(staging, self.path)
+        staging.replace(self.path)
         self.handle = self.path.open("a")
         self.writer: Any = None
         if tensorboard:
@@ -36,7 +35,7 @@ class MetricsLog:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise ImportError("TensorBoard logs need: pip install 'worldmodel[tensorboard]'") from error
-            self.writer = SummaryWriter(str(run / "tensorboard" / stage))  # type: ignore[no-untyped-call]
+            self.writer = SummaryWriter(str(run / "tensorboard" / stage))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append the scalars of ``step``."""
@@ -46,7 +45,10 @@ class MetricsLog:
             for name, value in values.items():
                 self.writer.add_scalar(f"{self.stage}/{name}", value, step)
 
-    def close(self) -> None:
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Close the files."""
         self.handle.close()
         if self.writer is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from einops import rearrange
@@ -71,11 +72,15 @@ class ResidualMLPPredictor(Predictor):
         size = math.prod(embedding_shape)
         self.layers = mlp([size + self.condition_dim, *hidden_dims, size])
         with torch.no_grad():
-            self.layers[-1].weight.mul_(0.1)  # type: ignore[operator, union-attr]
-            self.layers[-1].bias.zero_()  # type: ignore[operator, union-attr]
+            self.layers[-1].weight.mul_(0.1)  # type: ignore[operator]
+            self.layers[-1].bias.zero_()  # type: ignore[operator]
 
     def forward(
-        self, embedding: Tensor, action: Tensor, latent: Tensor | None, memory: ShortTermMemory | None
+        self,
+        embedding: Tensor,
+        action: Tensor,
+        latent: Tensor | None,
+        memory: ShortTermMemory | None,  # noqa: ARG002
     ) -> Tensor:
         """Predict ``(B, *D)``; the memory is not read."""
         flat = embedding.flatten(1)
@@ -91,7 +96,11 @@ class GRUPredictor(Predictor):
         self.cell = nn.GRUCell(self.condition_dim, math.prod(embedding_shape))
 
     def forward(
-        self, embedding: Tensor, action: Tensor, latent: Tensor | None, memory: ShortTermMemory | None
+        self,
+        embedding: Tensor,
+        action: Tensor,
+        latent: Tensor | None,
+        memory: ShortTermMemory | None,  # noqa: ARG002
     ) -> Tensor:
         """Predict ``(B, *D)``; the memory is not read."""
         return self.cell(self.condition(action, latent), embedding.flatten(1)).view(embedding.shape)
@@ -117,12 +126,16 @@ class ConvPredictor(Predictor):
         channels = embedding_shape[0]
         widths = [channels + self.condition_dim, *[hidden_channels] * (num_layers - 1), channels]
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+        for fan_in, fan_out in pairwise(widths):
             layers += [nn.Conv2d(fan_in, fan_out, 3, padding=1), nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(
-        self, embedding: Tensor, action: Tensor, latent: Tensor | None, memory: ShortTermMemory | None
+        self,
+        embedding: Tensor,
+        action: Tensor,
+        latent: Tensor | None,
+        memory: ShortTermMemory | None,  # noqa: ARG002
     ) -> Tensor:
         """Predict ``(B, C, h, w)``; the memory is not read."""
         planes = self.condition(action, latent)[..., None, None].expand(-1, -1, *embedding.shape[-2:])
@@ -209,7 +222,9 @@ class TransformerPredictor(Predictor):
         past = self.condition(memory.actions.to(action.dtype), None)
         condition = torch.cat([past, self.condition(action, latent)[:, None]], dim=1)  # (B, K + 1, A + Z)
         tokens = sequence.flatten(3) if sequence.ndim > 3 else sequence[..., None]
-        tokens = self.embed(rearrange(tokens, "b t c p -> b t p c")) + self.step_position + self.token_position
+        tokens = (
+            self.embed(rearrange(tokens, "b t c p -> b t p c")) + self.step_position + self.token_position
+        )
         tokens = rearrange(tokens, "b t p w -> b (t p) w")
         condition = self.embed_condition(condition).repeat_interleave(self.num_tokens, dim=1)
         mask = self._mask(memory.valid, steps)

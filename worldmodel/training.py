@@ -126,46 +126,48 @@ def fit(
     forward: nn.Module = module
     if world_size > 1:
         forward = nn.parallel.DistributedDataParallel(module)
-    log = MetricsLog(run, stage, resume_step=start, tensorboard=tensorboard) if rank == 0 else None
     use_bf16 = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
-    autocast = (
-        torch.autocast(device.type, dtype=torch.bfloat16) if use_bf16 else contextlib.nullcontext()
-    )
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_bf16)
 
     module.train()
     began = last_log = time.perf_counter()
     last_step, scalars = start, dict[str, float]()
-    for step in range(start, config.num_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr_at(step)
-        with autocast:
-            terms = forward(batches(step), step)
-        loss = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-        is_logged = (step + 1) % config.log_every == 0 or step + 1 == config.num_steps
-        is_saved = (step + 1) % config.checkpoint_every == 0 or step + 1 == config.num_steps
-        if (device.type == "cpu" or is_logged or is_saved) and not bool(torch.isfinite(loss)):
-            raise NonFiniteLossError(_non_finite_message(stage, step, terms, path))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(module.parameters(), config.grad_clip)
-        optimizer.step()
-        if after_step is not None:
-            after_step()
-        if is_logged:
-            now = time.perf_counter()
-            scalars = {"loss": float(loss.detach()), **{name: float(value.detach()) for name, value in terms.items()}}
-            scalars["grad_norm"] = float(norm)
-            scalars["lr"] = config.lr_at(step)
-            scalars["steps_per_s"] = (step + 1 - last_step) / (now - last_log)
-            last_log, last_step = now, step + 1
-            if log is not None:
-                log.write(step + 1, scalars)
-        if is_saved and rank == 0:
-            _save(path, module, optimizer, step + 1, fingerprint)
-        if on_step is not None:
-            on_step(step + 1, scalars if is_logged else {})
-    if log is not None:
-        log.close()
+    with contextlib.ExitStack() as stack:
+        log: MetricsLog | None = None
+        if rank == 0:
+            log = stack.enter_context(MetricsLog(run, stage, resume_step=start, tensorboard=tensorboard))
+        for step in range(start, config.num_steps):
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr_at(step)
+            with autocast:
+                terms = forward(batches(step), step)
+            loss = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+            is_logged = (step + 1) % config.log_every == 0 or step + 1 == config.num_steps
+            is_saved = (step + 1) % config.checkpoint_every == 0 or step + 1 == config.num_steps
+            if (device.type == "cpu" or is_logged or is_saved) and not bool(torch.isfinite(loss)):
+                raise NonFiniteLossError(_non_finite_message(stage, step, terms, path))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(module.parameters(), config.grad_clip)
+            optimizer.step()
+            if after_step is not None:
+                after_step()
+            if is_logged:
+                now = time.perf_counter()
+                scalars = {
+                    "loss": float(loss.detach()),
+                    **{name: float(value.detach()) for name, value in terms.items()},
+                }
+                scalars["grad_norm"] = float(norm)
+                scalars["lr"] = config.lr_at(step)
+                scalars["steps_per_s"] = (step + 1 - last_step) / (now - last_log)
+                last_log, last_step = now, step + 1
+                if log is not None:
+                    log.write(step + 1, scalars)
+            if is_saved and rank == 0:
+                _save(path, module, optimizer, step + 1, fingerprint)
+            if on_step is not None:
+                on_step(step + 1, scalars if is_logged else {})
     module.eval()
     return FitResult(config.num_steps, scalars, time.perf_counter() - began)
 
@@ -191,7 +193,7 @@ def _save(
         handle.write(safetensors.torch.save(tensors, metadata=metadata))
         handle.flush()
         os.fsync(handle.fileno())
-    os.replace(staging, path)
+    staging.replace(path)
 
 
 def _load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str) -> int:

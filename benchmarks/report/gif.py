@@ -16,12 +16,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
 MAX_BYTES = 1_500_000
-_SIZES = (
-    (220, 90),
-    (180, 70),
-    (140, 50),
-    (100, 30),
-)  # side of a room [px], frames; tried until the file fits
+_SIZES = ((220, 72), (180, 60), (140, 50), (100, 30))  # side of a room [px], most frames; tried in turn
 _OVERSAMPLING = 3
 _FRAME_MS, _LAST_FRAME_MS = 90, 1800
 _PAPER, _ROOM, _WALL, _INK, _MUTED = "#ffffff", "#f3f5f7", "#aab3bd", "#1a1e23", "#5c6570"
@@ -52,15 +47,13 @@ def write_gif(run: Path, out: Path, *, num_episodes: int = 6) -> Path:
 
 def _animation(data: Json, episodes: list[Json], side: int, num_frames: int) -> bytes:
     """Encode all frames with one palette, so that only what moves is stored."""
-    from PIL import Image
-
     last = max(len(episode["path"]) for episode in episodes) - 1
     stride = max(1, -(-last // num_frames))
     steps = [*range(0, last, stride), last]
     rooms: dict[tuple[int, int], Picture] = {}  # drawn so far, by episode and step
     pictures = [_frame(data, episodes, side, step, rooms) for step in steps]
-    palette = _palette()
-    frames = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    palette = _Palette()
+    frames = [palette.indexed(picture) for picture in pictures]
     buffer = io.BytesIO()
     frames[0].save(
         buffer,
@@ -69,27 +62,42 @@ def _animation(data: Json, episodes: list[Json], side: int, num_frames: int) -> 
         append_images=frames[1:],
         duration=[_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS],
         loop=0,
-        optimize=True,
+        optimize=False,
     )
     return buffer.getvalue()
 
 
-def _palette() -> Picture:
-    """Build the palette of the colours drawn and of their blends at edges."""
-    from PIL import Image, ImageColor
+class _Palette:
+    """The colours drawn and their blends at edges, with the nearest of them for every colour met so far."""
 
-    behind = [np.array(ImageColor.getrgb(colour)) for colour in (_PAPER, _ROOM, _WALL, _GOAL_FILL)]
-    drawn = [_INK, _MUTED, _WALL, _DOT, _FAINT, _IMAGINED, _GOAL, _GOAL_FILL, _ROOM]
-    colours = [
-        tuple(int(channel) for channel in ground + share * (np.array(ImageColor.getrgb(colour)) - ground))
-        for ground in behind
-        for colour in drawn
-        for share in (0, 0.2, 0.4, 0.6, 0.8, 1)
-    ]
-    unique = list(dict.fromkeys(colours))[:256]
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([channel for colour in unique for channel in colour])
-    return palette
+    def __init__(self) -> None:
+        from PIL import ImageColor
+
+        drawn, behind = (
+            np.array([ImageColor.getrgb(colour) for colour in colours], dtype=float)
+            for colours in (
+                (_INK, _MUTED, _WALL, _DOT, _FAINT, _IMAGINED, _GOAL, _GOAL_FILL),
+                (_PAPER, _ROOM, _WALL, _GOAL_FILL),
+            )
+        )
+        share = np.array([0, 0.25, 0.5, 0.75, 1])[:, None, None, None]
+        blends = behind[:, None] + share * (drawn - behind[:, None])  # (shares, behind, drawn, 3)
+        self.colours = np.unique(blends.round().astype(np.uint8).reshape(-1, 3), axis=0)  # (160 or fewer, 3)
+        self.nearest = np.full(1 << 24, 255, dtype=np.uint8)  # 255: not met yet
+
+    def indexed(self, picture: Picture) -> Picture:
+        """Replace every pixel by the index of the nearest colour."""
+        from PIL import Image
+
+        channels = np.asarray(picture).astype(np.int32)  # (rows, cols, 3)
+        pixels = (channels[..., 0] << 16) + (channels[..., 1] << 8) + channels[..., 2]
+        unmet = np.unique(pixels[self.nearest[pixels] == 255])
+        rgb = np.stack((unmet >> 16, unmet >> 8 & 255, unmet & 255), axis=1)
+        distances = ((rgb[:, None] - self.colours.astype(np.int32)) ** 2).sum(2)
+        self.nearest[unmet] = distances.argmin(1).astype(np.uint8)
+        indexed = Image.fromarray(self.nearest[pixels])
+        indexed.putpalette(self.colours.tobytes())
+        return indexed
 
 
 def _frame(
@@ -161,12 +169,13 @@ def _caption(episode: Json, step: int) -> tuple[str, str]:
     """Say how the episode stands at this step."""
     agent = title(str(episode.get("agent") or ""))
     last = len(episode["path"]) - 1
-    if step < last:
-        return f"{agent}  step {step}", _MUTED
     if episode.get("success"):
         steps = episode.get("steps_to_success")
-        return f"{agent}  reached, {last if steps is None else steps} steps", _GOAL
-    return f"{agent}  not reached, {last} steps", _INK
+        last = last if steps is None else steps  # a recording may go on after the goal
+        outcome = f"{agent}  reached, {last} steps", _GOAL
+    else:
+        outcome = f"{agent}  not reached, {last} steps", _INK
+    return outcome if step >= last else (f"{agent}  step {step}", _MUTED)
 
 
 def _font(size: int) -> FreeTypeFont:

@@ -10,7 +10,6 @@ from benchmarks.report.wording import (
     duration,
     interval,
     median_and_p90,
-    missing,
     number,
     percent,
     text,
@@ -27,12 +26,12 @@ def header(files: RunFiles) -> str:
     environment = (config.get("store") or {}).get("env") or {}
     task = next((e.get("task") for e in evaluations.values() if e.get("task")), environment.get("id"))
     command = config.get("command")
-    again = copyable(command) if command else '<p class="muted">The run folder does not say.</p>'
+    again = copyable(command) if command else '<p class="muted">The run folder does not hold its command.</p>'
     return f"""<header>
 <p class="eyebrow">{text(task) if task else "World model"}</p>
 <h1>{text(files.name)}</h1>
 <p class="headline">{_headline(evaluations)}</p>
-{_scores(evaluations) if evaluations else missing("The run has not been evaluated.", files.evaluate_command)}
+{_scores(evaluations)}
 <h2 class="minor">Run it again</h2>
 {again}
 {_facts(config)}
@@ -43,7 +42,7 @@ def header(files: RunFiles) -> str:
 def _headline(evaluations: dict[str, Evaluation]) -> str:
     """Say the two success rates in one sentence, or that there are none yet."""
     if not evaluations:
-        return "Trained, and not evaluated yet."
+        return "Not evaluated yet; a section without its data says which command fills it."
     clauses = []
     for mode, evaluation in evaluations.items():
         episodes = evaluation.get("episodes")
@@ -75,7 +74,7 @@ def _scores(evaluations: dict[str, Evaluation]) -> str:
             f'<p class="score-value">{percent(evaluation.get("success_rate"), unit=False)}<span>%</span></p>'
             f"<dl>{rows}</dl></div>"
         )
-    return f'<div class="scores">{"".join(cards)}</div>'
+    return f'<div class="scores">{"".join(cards)}</div>' if cards else ""
 
 
 def _facts(config: Json) -> str:

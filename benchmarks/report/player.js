@@ -93,7 +93,7 @@ function startPlayer(section) {
       disc(episode.goal, data.success_radius || 3 * pixel, 0.16, colours.goal, colours.goal);
       disc(episode.goal, 1.8 * pixel * size, 1, colours.goal);
     }
-    line(path, colours.accent, 1.6, 0.3);
+    line(path, colours.accent, 1.6, 0.4);
 
     const plans = episode.imagined || [];
     if (every.checked) {

@@ -63,7 +63,7 @@ def probe_section(files: RunFiles) -> str:
 
     svg = inline_svg(
         draw,
-        size=(460, 220),
+        size=(350, 190),
         margins=(32, 30, 84, 20),
         key="probe",
         label=f"Probe error of the {target} along an open-loop rollout",

@@ -37,7 +37,7 @@ _HEAD = """<thead><tr><th scope="col">Agent</th><th scope="col" class="rate">Suc
 <th scope="col">ms per action<small>median / p90</small></th><th scope="col">Action bounds</th>
 <th scope="col">Episodes</th></tr></thead>"""
 _CAPTION = """Each bar runs from 0 to 100&nbsp;%: the mark is the share of episodes that ever reached the
-goal within the step budget, the dark band its 95&nbsp;% Wilson interval; two rows whose bands do not
+goal within the step budget, the strong band its 95&nbsp;% Wilson interval; two rows whose bands do not
 overlap differ by more than luck. <em>At the end</em> counts the episodes still at the goal on the last
 step. Steps are counted over successful episodes only."""
 _ORDER = [*_MODES, *_REFERENCES]
@@ -65,7 +65,7 @@ def results_section(files: RunFiles) -> str:
     return f"""<section id="results"><h2>Results</h2>
 {"".join(tables)}
 <p class="caption">{_CAPTION}</p>
-{_provenance(evaluations)}
+{_provenance(sorted(evaluations, key=_sort_key))}
 </section>"""
 
 
@@ -91,8 +91,9 @@ def _table(task: str, split: str, evaluations: list[Evaluation]) -> str:
 
 def _row(evaluation: Evaluation) -> str:
     agent = str(evaluation.get("agent") or MISSING)
-    notes = [_MODES.get(agent) or _REFERENCES.get(agent), evaluation.get("planner"), evaluation.get("model")]
-    note = " · ".join(text(part) for part in notes if part)
+    how = " · ".join(text(evaluation[key]) for key in ("planner", "model") if evaluation.get(key))
+    how = f" <span>{how}</span>" if how else ""
+    note = _MODES.get(agent) or _REFERENCES.get(agent) or ""
     kept = evaluation.get("bounds_respected")
     bounds = MISSING if kept is None else "kept" if kept else "<strong class='broken'>not kept</strong>"
     cells = (
@@ -103,7 +104,7 @@ def _row(evaluation: Evaluation) -> str:
         ("Episodes", number(evaluation.get("episodes"))),
     )
     return (
-        f'<tr><th scope="row">{text(title(agent))}<small>{note}</small></th>'
+        f'<tr><th scope="row">{text(title(agent))}{how}<small>{note}</small></th>'
         f'<td class="rate"><div class="rate-cell"><span><b>{percent(evaluation.get("success_rate"))}</b>'
         f"<small>{interval(evaluation.get('ci95'))}</small></span>{_interval_bar(evaluation)}</div></td>"
         + "".join(f'<td data-label="{label}">{value}</td>' for label, value in cells)

@@ -43,9 +43,8 @@ _RC: dict[Any, Any] = {  # matplotlib types the keys as one long Literal
     "grid.linewidth": 0.5,
 }
 _NEVER_IN_A_PAGE = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->", re.DOTALL)
-_DRAWING_IDS = re.compile(
-    r' id="(?:figure|axes|patch|text|line2d|matplotlib|xtick|ytick|[A-Za-z]+Collection)[^"]*"'
-)
+# Ids of groups are the same in every figure, and nothing refers to them.
+_GROUP_IDS = re.compile(r' id="[A-Za-z0-9.]+_\d+"')
 
 
 def inline_svg(
@@ -79,7 +78,7 @@ def inline_svg(
         )
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = _DRAWING_IDS.sub("", _NEVER_IN_A_PAGE.sub("", buffer.getvalue())).strip()
+    svg = _GROUP_IDS.sub("", _NEVER_IN_A_PAGE.sub("", buffer.getvalue())).strip()
     for stand_in, variable in _VARIABLES.items():
         svg = svg.replace(stand_in, variable)
     svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 system-ui, sans-serif", svg)
@@ -108,7 +107,10 @@ def tick_text(value: float) -> str:
     """Write an axis tick in as few characters as it takes: ``0.05``, ``20``, ``3k``, ``5e-4``."""
     if abs(value) >= 1000:
         return f"{value / 1000:g}k"
-    return f"{value:.0e}".replace("e-0", "e-") if 0 < abs(value) < 0.001 else f"{value:g}"
+    if 0 < abs(value) < 0.001:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:g}"
 
 
 def set_log_scale(axes: Axes, low: float, high: float, most: int = 5) -> None:

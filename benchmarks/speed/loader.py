@@ -1,8 +1,8 @@
 """Speed of the trajectory store: random windows beside a memory-mapped array, writing and verifying.
 
-All ways of drawing windows take turns in one run on one thread with the data in the page cache, so their ratios
-hold where the absolute figures do not. The memory map is gathered by one fancy index, the fastest way with
-numpy, and like the others it returns a fresh batch that the caller may keep.
+All ways of drawing windows take turns in one run on one thread with the data in the page cache, so their
+ratios hold where the absolute figures do not. The memory map is gathered by one fancy index, the fastest way
+with numpy, and like the others it returns a fresh batch that the caller may keep.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -26,14 +25,14 @@ _RESIDENT_SHARE = 0.8  # of the memory map's speed that resident windows promise
 
 
 def run(smoke: bool = False) -> list[dict[str, Any]]:
-    """Measure, on one thread.
+    """Measure on one thread; the fastest of many interleaved rounds counts.
 
     Args:
         smoke: a small store and few rounds, to see that the measurement works.
 
     Returns:
-        One row per figure: ``name``, ``value``, ``unit``, ``target`` in that unit (or None), and what it is to
-        be compared with as ``baseline_name`` and ``baseline_value``. Higher is better.
+        One row per figure: ``name``, ``value``, ``unit``, ``target`` in that unit (or None), and what it is
+        to be compared with as ``baseline_name`` and ``baseline_value``. Higher is better.
     """
     num_episodes, rounds = (20, 3) if smoke else (300, 40)
     threads = torch.get_num_threads()
@@ -58,7 +57,7 @@ def _measure(folder: Path, num_episodes: int, rounds: int) -> list[dict[str, Any
     del frames
 
     mapped = np.memmap(folder / "frames.bin", dtype=np.uint8, mode="r").reshape(-1, *_SHAPE)
-    loads = {
+    loads: dict[str, Callable[[], object]] = {
         "store": partial(ResidentWindows, store, ["pixels"], _LENGTH),
         "copy": partial(np.array, mapped),
     }
@@ -96,13 +95,7 @@ def _measure(folder: Path, num_episodes: int, rounds: int) -> list[dict[str, Any
             target=_RESIDENT_SHARE * mapped_speed,
         ),
         _row(f"streaming windows ({size})", speed["streaming"], "frames/s", baseline, mapped_speed),
-        _row(
-            "load into resident windows",
-            gigabytes / load_s,
-            "GB/s",
-            "copy of the memory map",
-            gigabytes / copy_s,
-        ),
+        _row("load into resident windows", loading["store"], "GB/s", "copy of a memory map", loading["copy"]),
         _row("append", gigabytes / append_s, "GB/s", "numpy tofile", gigabytes / plain_s),
         _row("verify", gigabytes / verify_s, "GB/s", "zlib.crc32 in memory", gigabytes / crc_s),
     ]
@@ -122,14 +115,14 @@ def _row(
 
 
 def _interleave(draws: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each way of drawing a batch, after one round that does not count."""
+    """Fewest seconds of each call, since what else the machine does only adds; the first round is warm-up."""
     times: dict[str, list[float]] = {name: [] for name in draws}
     for number in range(rounds + 1):
         for name, draw in draws.items():
             seconds = _seconds(draw)
             if number:
                 times[name].append(seconds)
-    return {name: median(seconds) for name, seconds in times.items()}
+    return {name: min(seconds) for name, seconds in times.items()}
 
 
 def _seconds(call: Callable[[], object]) -> float:

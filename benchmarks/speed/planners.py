@@ -2,7 +2,6 @@
 
 The setting is a common one: 300 samples, horizon 10, 30 iterations, a dynamics MLP, 50 problems. Each row
 measures batched planning beside the same planner looped over the problems one at a time, in the same run.
-Run it with ``python -m benchmarks.speed.planners``.
 """
 
 import statistics
@@ -50,7 +49,7 @@ def plan_each(plan: Callable[[Tensor], None], goals: Tensor) -> None:
 
 def run(smoke: bool = False) -> list[dict]:
     """Measure and return rows of ``name, value, unit, target, baseline_name, baseline_value``."""
-    num_problems, repeats = (4, 1) if smoke else (50, 3)
+    num_problems, repeats = (4, 1) if smoke else (50, 2)
     num_iters = 3 if smoke else 30
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
@@ -95,9 +94,3 @@ def _row(name: str, value: float, baseline_name: str, baseline: float) -> dict:
         "baseline_name": baseline_name,
         "baseline_value": 1000 * baseline,
     }
-
-
-if __name__ == "__main__":
-    for row in run():
-        baseline = f"{row['baseline_name']}: {row['baseline_value']:.1f}"
-        print(f"{row['name']:45s} {row['value']:9.1f} ms   {baseline} ms")

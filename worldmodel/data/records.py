@@ -105,10 +105,11 @@ def info_texts(infos: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def record_checksums(table: pa.Table) -> list[int]:
-    """CRC32 of each row of ``episodes.lance``, over its values as text and apart from ``record_crc32``."""
+    """CRC32 of each row of ``episodes.lance``, over its values as text and the columns' names and types."""
     names = sorted(name for name in table.schema.names if name != "record_crc32")
     columns = [_plain(table[name]) for name in names]
-    return [zlib.crc32(repr(row).encode()) for row in zip(*columns, strict=True)]
+    header = zlib.crc32(repr([(name, str(table.schema.field(name).type)) for name in names]).encode())
+    return [zlib.crc32(repr(row).encode(), header) for row in zip(*columns, strict=True)]
 
 
 def parse_records(table: pa.Table) -> dict[str, Any]:

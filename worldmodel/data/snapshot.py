@@ -22,6 +22,7 @@ class Snapshot:
     """What a store held when it was opened; E committed episodes."""
 
     steps: lance.LanceDataset
+    episodes: lance.LanceDataset
     spec: dict[str, ArraySpec]
     env: dict[str, Any]
     metadata: dict[str, Any]
@@ -51,6 +52,11 @@ def load_snapshot(path: str, options: StorageOptions) -> Snapshot:
             missing = [name for name in records.RESERVED if name not in episodes.schema.names]
             if missing:
                 raise StoreError(f"{episodes.uri} must have the column {missing[0]!r}, got none")
+            checked = [field.name for field in episodes.schema.field("crc32").type]
+            if checked != list(spec):
+                raise StoreError(
+                    f"{episodes.uri} must hold checksums of {', '.join(spec)}, got {', '.join(checked)}"
+                )
             raw = episodes.to_table()
             columns = records.parse_records(raw)
         try:
@@ -65,5 +71,5 @@ def load_snapshot(path: str, options: StorageOptions) -> Snapshot:
             name: column[order] if isinstance(column, np.ndarray) else [column[at] for at in order]
             for name, column in columns.items()
         }
-        return Snapshot(steps, spec, env, metadata, index, sorted_columns, raw)
+        return Snapshot(steps, episodes, spec, env, metadata, index, sorted_columns, raw)
     raise AssertionError("the last attempt returns or raises")

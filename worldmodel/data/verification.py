@@ -60,6 +60,8 @@ def verify_columns(snapshot: Snapshot, progress: Callable[[int, int], None] | No
         progress: called with (bytes done, bytes in all).
     """
     steps, specs, index, raw = snapshot.steps, snapshot.spec, snapshot.index, snapshot.raw_records
+    with lance_errors(f"{snapshot.episodes.uri} must be readable"):
+        snapshot.episodes.validate()  # a listing whose manifest hides rows
     damages = []
     stored = raw["record_crc32"].to_pylist()
     for episode, expected, found in zip(

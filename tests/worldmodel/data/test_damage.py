@@ -102,6 +102,19 @@ def test_a_missing_table_is_named(tmp_path, table):
         TrajectoryStore.open(tmp_path / "s")
 
 
+def test_a_manifest_that_hides_an_episode_is_detected(tmp_path):
+    make_store(tmp_path / "s")
+    newest, *_ = sorted((tmp_path / "s" / "episodes.lance" / "_versions").glob("*.manifest"))
+    content = newest.read_bytes()
+    rows = b"\x20\x05\x18\x03"  # protobuf: five physical rows in the fragment
+    assert content.count(rows) == 1
+    newest.write_bytes(content.replace(rows, b"\x20\x04\x18\x03"))
+    store = TrajectoryStore.open(tmp_path / "s")
+    assert store.num_episodes == 4
+    with pytest.raises(StoreError, match="must be readable, got"):
+        store.verify()
+
+
 def test_what_is_no_store_is_refused(tmp_path):
     with pytest.raises(StoreError, match="must be a trajectory store"):
         TrajectoryStore.open(tmp_path)
@@ -149,6 +162,16 @@ def test_a_missing_column_of_the_episode_table_is_named(tmp_path):
     make_store(tmp_path / "s")
     lance.dataset(str(tmp_path / "s" / "episodes.lance")).drop_columns(["seed"])
     with pytest.raises(StoreError, match="must have the column 'seed'"):
+        TrajectoryStore.open(tmp_path / "s")
+
+
+def test_missing_checksums_are_refused(tmp_path):
+    store, _ = make_store(tmp_path / "s")
+    other = TrajectoryStore.create(tmp_path / "t", {key: SPEC[key] for key in ("state", "reward")}, env=ENV)
+    shutil.rmtree(tmp_path / "s" / "episodes.lance")
+    shutil.copytree(tmp_path / "t" / "episodes.lance", tmp_path / "s" / "episodes.lance")
+    assert set(other.spec) < set(store.spec)
+    with pytest.raises(StoreError, match=r"must hold checksums of pixels, state, .* got state, reward"):
         TrajectoryStore.open(tmp_path / "s")
 
 
