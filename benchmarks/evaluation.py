@@ -19,7 +19,8 @@ from benchmarks.recipes import EvaluationRecipe, PlannerRecipe
 from benchmarks.runs import command_line, versions
 from benchmarks.seeding import make_generator
 from benchmarks.statistics import wilson_interval
-from envs.simulator import Simulator
+from envs.policies import StraightLine, UniformRandom, ZeroAction
+from envs.simulator import PlanarWorld, Simulator
 from envs.state import State, repeat_state
 from planners import ActionBounds, make_planner
 from planners.mpc import MPC, MPCConfig
@@ -257,23 +258,18 @@ def make_mpc(config: PlannerRecipe, bounds: ActionBounds, generator: torch.Gener
 
 def reference_actors(simulator: Simulator, planner: PlannerRecipe, seed: int) -> dict[str, Actor]:
     """Return the reference rows of every table: zero, random, straight line, expert, oracle."""
-    bounds = simulator_bounds(simulator)
-    generator = make_generator(seed, "random-actor")
-
-    def zero(state: State, goal: State) -> Tensor:  # noqa: ARG001
-        return torch.zeros(len(state["step"]), simulator.action_dim)
-
-    def uniform(state: State, goal: State) -> Tensor:  # noqa: ARG001
-        unit = torch.rand(len(state["step"]), simulator.action_dim, generator=generator)
-        return bounds.project(bounds.low + unit * (bounds.high - bounds.low))
+    generator = make_generator(seed, "references")
+    zero, uniform, line = ZeroAction(), UniformRandom(), StraightLine()
 
     def straight_line(state: State, goal: State) -> Tensor:
-        # Observed positions are proprioception in the simulators that have a straight line.
-        here, there = simulator.observation(state)["proprio"], simulator.observation(goal)["proprio"]
-        return bounds.project(there - here)
+        line.reset(simulator, state, generator, goal=goal)
+        return line.act(simulator, state, generator)
 
-    actors: dict[str, Actor] = {"zero": ScriptedActor(zero), "random": ScriptedActor(uniform)}
-    if simulator.proprio_dim == simulator.action_dim:
+    actors: dict[str, Actor] = {
+        "zero": ScriptedActor(lambda state, goal: zero.act(simulator, state, generator)),
+        "random": ScriptedActor(lambda state, goal: uniform.act(simulator, state, generator)),
+    }
+    if isinstance(simulator, PlanarWorld):
         actors["straight-line"] = ScriptedActor(straight_line)
     actors["expert"] = ScriptedActor(simulator.expert)
     actors["oracle"] = OracleActor(simulator, planner, seed)

@@ -17,9 +17,7 @@ SUITES: dict[str, Callable[..., list[dict[str, Any]]]] = {
 }
 
 
-def run_all(
-    *, smoke: bool = False, on_suite: Callable[[str], None] | None = None
-) -> list[dict[str, Any]]:
+def run_all(*, smoke: bool = False, on_suite: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
     """Run every suite on one thread and return its rows, each with the suite's name."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -83,6 +83,15 @@ def test_a_step_of_fifty_pixels_stops_at_the_wall_and_passes_through_the_door():
     torch.testing.assert_close(end, torch.tensor([[30.5 - CLEARANCE, 40.0], [57.0, 18.0]]))
 
 
+@pytest.mark.parametrize("mirror", [False, True])
+def test_a_long_step_through_the_door_slides_on_along_the_border_of_the_other_room(mirror):
+    wall = faces(*(torch.tensor([value]) for value in (32.0, 18.0, 3.0, 9.0)))
+    start, step, expected = [[29.0, 14.0]], [[40.0, 64.0]], [[HIGH, HIGH]]
+    if mirror:
+        start, step, expected = [[35.0, 14.0]], [[-40.0, 64.0]], [[64.0 - HIGH, HIGH]]
+    torch.testing.assert_close(slide(torch.tensor(start), torch.tensor(step), wall), torch.tensor(expected))
+
+
 def test_a_dot_in_a_corner_stays_there():
     wall = faces(*(torch.tensor([value]) for value in (32.0, 18.0, 3.0, 9.0)))
     corner = torch.tensor([[LOW, LOW]])

@@ -244,7 +244,7 @@ def test_two_processes_train_like_one_with_the_joint_batch(tmp_path):
 
 def test_a_module_without_trainable_parameters_names_the_problem(tmp_path):
     class Frozen(nn.Module):
-        def forward(self, batch, step):  # noqa: ARG002
+        def forward(self, batch, step):
             return {"prediction": batch["action"].mean()}
 
     with pytest.raises(ValueError, match="empty parameter list"):

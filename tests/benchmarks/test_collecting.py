@@ -1,0 +1,102 @@
+import dataclasses
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.collecting import collect_store, renderer
+from benchmarks.recipes import resolve
+from worldmodel.data import StoreError, TrajectoryStore
+
+CONFIG = resolve("two-rooms", "smoke").collect
+KEYS = ["pixels", "proprio", "state", "action", "action_valid"]
+
+
+class StopError(Exception):
+    pass
+
+
+def stop_after(num):
+    def on_chunk(done, _):
+        if done >= num:
+            raise StopError
+
+    return on_chunk
+
+
+def contents(path):
+    store = TrajectoryStore.open(path)
+    return store.read(KEYS), store.episodes
+
+
+def test_an_interrupted_and_resumed_collection_holds_the_same_episodes(tmp_path):
+    collect_store(CONFIG, tmp_path / "whole", seed=3)
+    with pytest.raises(StopError):
+        collect_store(CONFIG, tmp_path / "cut", seed=3, on_chunk=stop_after(12))
+    assert TrajectoryStore.open(tmp_path / "cut").num_episodes == 12
+    collect_store(CONFIG, tmp_path / "cut", seed=3)
+    (whole, episodes), (cut, cut_episodes) = contents(tmp_path / "whole"), contents(tmp_path / "cut")
+    for key in KEYS:
+        np.testing.assert_array_equal(whole[key], cut[key])
+    np.testing.assert_array_equal(episodes["seed"], cut_episodes["seed"])
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_collection_goes_on_with_the_same_command(tmp_path, sent):
+    out = tmp_path / "store"
+    command = [sys.executable, "-m", "benchmarks.cli", "collect", "worldmodel/TwoRooms-v0", "--episodes", "1000"]
+    command += ["--steps", "8", "--env-args", "image_size=16", "--seed", "1", "--quiet", "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if (out / "episodes.lance").exists():
+            break
+        time.sleep(0.02)
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors
+    subprocess.run(command, check=True, capture_output=True)
+    store = TrajectoryStore.open(out)
+    assert store.num_episodes == 1000
+    assert store.verify().is_intact
+    config = dataclasses.replace(CONFIG, num_episodes=1000, num_steps=8, chunk=250, env_kwargs={"image_size": 16})
+    collect_store(config, tmp_path / "whole", seed=1)
+    np.testing.assert_array_equal(contents(out)[0]["pixels"], contents(tmp_path / "whole")[0]["pixels"])
+
+
+def test_a_collection_can_grow_but_not_change_its_settings(tmp_path):
+    collect_store(CONFIG, tmp_path, seed=3)
+    larger = dataclasses.replace(CONFIG, num_episodes=36)
+    assert collect_store(larger, tmp_path, seed=3).num_episodes == 36
+    with pytest.raises(StoreError, match="must have been collected with the same settings .* got other seed"):
+        collect_store(CONFIG, tmp_path, seed=4)
+    with pytest.raises(StoreError, match="got other num_steps"):
+        collect_store(dataclasses.replace(CONFIG, num_steps=5), tmp_path, seed=3)
+
+
+def test_a_store_of_states_renders_to_the_frames_of_a_store_of_pixels(tmp_path):
+    collect_store(CONFIG, tmp_path / "pixels", seed=3)
+    store = collect_store(dataclasses.replace(CONFIG, states_only=True), tmp_path / "states", seed=3)
+    assert "pixels" not in store.spec
+    states = torch.from_numpy(store.read(["state"])["state"])
+    frames = TrajectoryStore.open(tmp_path / "pixels").read(["pixels"])["pixels"]
+    np.testing.assert_array_equal(renderer(store.env)(states).numpy(), frames)
+
+
+def test_every_data_policy_collects(tmp_path):
+    for name in ("uniform", "door_crossing", "expert"):
+        config = dataclasses.replace(CONFIG, policy=name, num_episodes=12)
+        store = collect_store(config, tmp_path / name, seed=0)
+        actions = store.read(["action"])["action"]
+        assert np.linalg.norm(actions, axis=-1).max() <= 2.45 + 1e-4
+
+
+def test_unknown_policies_and_arguments_name_the_nearest(tmp_path):
+    with pytest.raises(ValueError, match="data policy must be one of .*did you mean 'heading'"):
+        collect_store(dataclasses.replace(CONFIG, policy="headng"), tmp_path / "a", seed=0)
+    with pytest.raises(ValueError, match="argument of data policy heading must be .*did you mean 'kappa'"):
+        collect_store(dataclasses.replace(CONFIG, policy_kwargs={"kapa": 1}), tmp_path / "b", seed=0)

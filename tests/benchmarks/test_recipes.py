@@ -1,0 +1,63 @@
+import dataclasses
+import json
+
+import pytest
+
+from benchmarks.recipes import RECIPES, recipe_from_json, resolve
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("preset", ["default", "smoke"])
+def test_a_resolved_recipe_survives_json(name, preset):
+    recipe = resolve(name, preset)
+    assert recipe_from_json(json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
+
+
+def test_overrides_reach_any_depth_and_keep_types():
+    recipe = resolve(
+        "two-rooms",
+        overrides=[
+            "world_model.lr=1",
+            "critic.critic.max_lag=3",
+            "objective.weights.sigreg=0.1",
+            "planner.args.num_samples=7",
+            "model.keys=[\"pixels\",\"proprio\"]",
+            "planner.cost=summed_distance",
+            "planner.warm_start=false",
+        ],
+    )
+    assert recipe.world_model.lr == 1.0
+    assert isinstance(recipe.world_model.lr, float)
+    assert recipe.critic.critic.max_lag == 3
+    assert recipe.objective.weights["sigreg"] == 0.1
+    assert recipe.planner.args["num_samples"] == 7
+    assert recipe.model.keys == ("pixels", "proprio")
+    assert recipe.planner.cost == "summed_distance"
+    assert recipe.planner.warm_start is False
+    assert resolve("two-rooms").objective.weights.get("sigreg") is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["world_modl.lr=1"], "key in 'world_modl.lr' must be one of .*did you mean 'world_model'"),
+        (["world_model.learning=1"], "key in 'world_model.learning' must be one of"),
+        (["world_model.lr"], "an override must be KEY=VALUE, got 'world_model.lr'"),
+        (["world_model.num_steps=many"], "world_model.num_steps must be of type int, got 'many'"),
+        (["world_model.num_steps=0"], "num_steps must be >= 1, got 0"),
+        (["name.x=1"], "key must name a value, got 'name.x'"),
+        (["objective.window=3"], "objective.window must be > objective.rollout_steps"),
+    ],
+)
+def test_a_wrong_override_is_one_sentence(overrides, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        resolve("two-rooms", overrides=overrides)
+
+
+def test_unknown_names_name_the_nearest():
+    with pytest.raises(ValueError, match="recipe must be one of .*did you mean 'two-rooms'"):
+        resolve("two-room")
+    with pytest.raises(ValueError, match="preset must be one of default, smoke"):
+        resolve("two-rooms", "tiny")
+    with pytest.raises(ValueError, match="key of Recipe must be one of"):
+        recipe_from_json({"nam": 1})
