@@ -24,7 +24,7 @@ from worldmodel.costs import ActionEffort, Cost, LastDistance, SummedDistance
 from worldmodel.critic import Critic, load_critic
 from worldmodel.jepa import JEPA, require_known
 
-COSTS = ("critic", "last_distance", "summed_distance", "action_effort")
+COSTS = ("critic", "summed_critic", "last_distance", "summed_distance", "action_effort")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +94,10 @@ def make_cost(expression: str, run: TrainedRun) -> Cost:
 def _cost(name: str, run: TrainedRun) -> Cost:
     if name == "critic":
         return run.critic
+    if name == "summed_critic":
+        critic = run.critic
+        critic.summed = True
+        return critic
     return {
         "last_distance": LastDistance,
         "summed_distance": SummedDistance,

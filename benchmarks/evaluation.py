@@ -204,7 +204,7 @@ class ScriptedActor:
 
 
 class OracleActor:
-    """The suite's planner on the true simulator with the true distance to the goal as terminal cost.
+    """The suite's planner on the true simulator with the true distance to the goal, summed over the plan.
 
     Args:
         simulator: dynamics and distance.
@@ -235,9 +235,11 @@ class OracleActor:
             batch, candidates, horizon = actions.shape[:3]
             future, goal = repeat_state(seen, candidates), repeat_state(self.goal, candidates)
             flat = actions.flatten(0, 1)
+            cost = torch.zeros(len(flat), device=flat.device)
             for k in range(horizon):
                 future = self.simulator.transition(future, flat[:, k])
-            return self.simulator.distance(future, goal).view(batch, candidates)
+                cost += self.simulator.distance(future, goal)
+            return cost.view(batch, candidates)
 
         return self.mpc.act(cost_fn, num)
 

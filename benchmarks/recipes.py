@@ -95,7 +95,7 @@ class PlannerRecipe:
 
     name: str = "cem"
     args: dict[str, Any] = field(default_factory=dict)
-    cost: str = "critic"  # critic, last_distance, summed_distance, or weighted: "critic+0.1*action_effort"
+    cost: str = "summed_critic"  # names of benchmarks.agents.COSTS, weighted: "critic+0.1*action_effort"
     horizon: int = 8  # [env steps]
     action_repeat: int = 2  # [env steps]
     execute: int = 2  # env steps per plan

@@ -10,6 +10,8 @@ Each stage resumes where a kill left it, and is skipped once its checkpoint exis
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,13 +22,13 @@ from torch import Tensor, nn
 
 from benchmarks.collecting import renderer
 from benchmarks.recipes import Recipe
-from benchmarks.runs import write_config
+from benchmarks.runs import RunError, read_config, write_config
 from benchmarks.seeding import derive_seed
 from planners.policy import GoalPolicy, ImaginationObjective
 from worldmodel.checkpoint import load_folder, load_jepa, load_state, save_folder, save_jepa, state_tensors
 from worldmodel.critic import Critic, CriticObjective, GoalPairs, load_critic, save_critic
 from worldmodel.data import ResidentWindows, StreamingWindows, TrajectoryStore, open_windows
-from worldmodel.distributed import rank_and_world_size
+from worldmodel.distributed import rank_and_world_size, stop_process_group
 from worldmodel.jepa import JEPA, ModelConfig, build_jepa
 from worldmodel.objectives import JEPAObjective
 from worldmodel.training import FitConfig, fit
@@ -46,14 +48,40 @@ def train_run(
     on_step: OnStep | None = None,
     tensorboard: bool = False,
 ) -> None:
-    """Train all stages of ``recipe`` on ``store`` into the folder ``run``."""
+    """Train all stages of ``recipe`` on ``store`` into the folder ``run``.
+
+    In a process group the world model is trained by all ranks; then the group is left, and rank 0 goes on alone.
+    """
+    _check_same_run(recipe, run, seed)
     stages = _Stages(recipe, store, run, seed, torch.device(device), on_step, tensorboard)
     model = stages.world_model()
-    if rank_and_world_size()[0] != 0:
-        return  # the later stages train on cached embeddings, in one process
+    rank = rank_and_world_size()[0]
+    stop_process_group()  # the later stages train on cached embeddings, in one process
+    if rank != 0:
+        return
     stages.refit_predictor(model)
     critic = stages.critic(model)
     stages.actor(model, critic)
+
+
+def _check_same_run(recipe: Recipe, run: Path, seed: int) -> None:
+    """A run folder holds one run: going on with other settings would mix two."""
+    if not (run / "config.json").exists():
+        return
+    config, ours = read_config(run), dataclasses.asdict(recipe)
+    if config.get("seed", seed) != seed:
+        raise RunError(
+            f"{run} must be continued with the same seed {config['seed']}, got {seed}; choose another --out"
+        )
+    theirs = json.loads(json.dumps(config.get("recipe", {})))
+    ours = json.loads(json.dumps(ours))
+    trained = ("collect", "model", "objective", "world_model", "predictor", "critic", "actor")
+    changed = [key for key in trained if key in theirs and theirs[key] != ours[key]]
+    if changed:
+        raise RunError(
+            f"{run} must be continued with the same recipe, got other {', '.join(changed)}; "
+            "choose another --out"
+        )
 
 
 class _Stages:

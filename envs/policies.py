@@ -212,10 +212,10 @@ class DoorCrossing:
         """Draw who is sent, and where.
 
         Raises:
-            TypeError: The simulator has no rooms.
+            ValueError: The simulator has no rooms.
         """
         if "wall_x" not in state:
-            raise TypeError(f"DoorCrossing must be used in a world with a door, got {sim.env_id}")
+            raise ValueError(f"DoorCrossing must be used in a world with a door, got {sim.env_id}")
         self.walk.reset(sim, state, generator)
         self._goal = sim.goal(state, generator, room="other")  # type: ignore[call-arg]
         self._is_sent = _uniform((num_worlds(state),), sim, generator) < self.rate

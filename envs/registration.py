@@ -38,8 +38,7 @@ def make_simulator(env_id: str, **kwargs: Any) -> Simulator:  # noqa: ANN401  (c
         **kwargs: Keyword arguments of the simulator's class.
 
     Raises:
-        ValueError: Unknown id; a keyword has a value that the simulator refuses.
-        TypeError: The simulator has no such keyword.
+        ValueError: Unknown id; no such keyword; a value that the simulator refuses.
     """
     if env_id not in _SIMULATORS:
         raise ValueError(
@@ -50,7 +49,7 @@ def make_simulator(env_id: str, **kwargs: Any) -> Simulator:  # noqa: ANN401  (c
     known = list(inspect.signature(simulator).parameters)
     for key in kwargs:
         if key not in known:
-            raise TypeError(f"a keyword of {env_id} must be known, got {key!r}{did_you_mean(key, known)}")
+            raise ValueError(f"a keyword of {env_id} must be known, got {key!r}{did_you_mean(key, known)}")
     return simulator(**kwargs)
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
 T = TypeVar("T")
 
@@ -42,11 +41,29 @@ def stop_process_group() -> None:
         dist.destroy_process_group()
 
 
+class _GatherRows(torch.autograd.Function):
+    """All-gather along the rows; the gradient of a rank's rows is summed over the ranks that used them."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:  # noqa: ANN401
+        rank, world_size = rank_and_world_size()
+        ctx.rows = slice(rank * len(tensor), (rank + 1) * len(tensor))
+        parts = [torch.empty_like(tensor) for _ in range(world_size)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ANN401
+        grad = grads[0].contiguous()
+        dist.all_reduce(grad)
+        return grad[ctx.rows]
+
+
 def gather_rows(tensor: Tensor) -> Tensor:
     """Join the rows of all ranks, ``(B, ...)`` each, to ``(world_size * B, ...)``; differentiable."""
     if rank_and_world_size()[1] == 1:
         return tensor
-    return torch.cat(list(all_gather(tensor.contiguous())), dim=0)
+    return _GatherRows.apply(tensor)
 
 
 def gather_outputs(outputs: T) -> T:

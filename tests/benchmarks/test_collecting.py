@@ -48,7 +48,15 @@ def test_an_interrupted_and_resumed_collection_holds_the_same_episodes(tmp_path)
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_collection_goes_on_with_the_same_command(tmp_path, sent):
     out = tmp_path / "store"
-    command = [sys.executable, "-m", "benchmarks.cli", "collect", "worldmodel/TwoRooms-v0", "--episodes", "1000"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.cli",
+        "collect",
+        "worldmodel/TwoRooms-v0",
+        "--episodes",
+        "1000",
+    ]
     command += ["--steps", "8", "--env-args", "image_size=16", "--seed", "1", "--quiet", "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
@@ -63,7 +71,9 @@ def test_a_killed_collection_goes_on_with_the_same_command(tmp_path, sent):
     store = TrajectoryStore.open(out)
     assert store.num_episodes == 1000
     assert store.verify().is_intact
-    config = dataclasses.replace(CONFIG, num_episodes=1000, num_steps=8, chunk=250, env_kwargs={"image_size": 16})
+    config = dataclasses.replace(
+        CONFIG, num_episodes=1000, num_steps=8, chunk=250, env_kwargs={"image_size": 16}
+    )
     collect_store(config, tmp_path / "whole", seed=1)
     np.testing.assert_array_equal(contents(out)[0]["pixels"], contents(tmp_path / "whole")[0]["pixels"])
 

@@ -21,7 +21,7 @@ def test_overrides_reach_any_depth_and_keep_types():
             "critic.critic.max_lag=3",
             "objective.weights.sigreg=0.1",
             "planner.args.num_samples=7",
-            "model.keys=[\"pixels\",\"proprio\"]",
+            'model.keys=["pixels","proprio"]',
             "planner.cost=summed_distance",
             "planner.warm_start=false",
         ],

@@ -160,9 +160,9 @@ def test_a_bad_action_is_refused(action, sentence):
 def test_bad_ids_keywords_and_options_are_refused_with_the_nearest_known_one():
     with pytest.raises(ValueError, match="'worldmodel/TwoRoom-v0'; did you mean 'worldmodel/TwoRooms-v0'"):
         envs.make_simulator("worldmodel/TwoRoom-v0")
-    with pytest.raises(TypeError, match="got 'layuot'; did you mean 'layout'"):
+    with pytest.raises(ValueError, match="got 'layuot'; did you mean 'layout'"):
         envs.make_simulator("worldmodel/TwoRooms-v0", layuot="fixed")
-    with pytest.raises(TypeError, match="did you mean 'layout'"):
+    with pytest.raises(ValueError, match="did you mean 'layout'"):
         gymnasium.make("worldmodel/TwoRooms-v0", layuot="fixed")
     env = gymnasium.make("worldmodel/TwoRooms-v0").unwrapped
     with pytest.raises(ValueError, match="got 'variations'; did you mean 'variation'"):

@@ -184,6 +184,6 @@ def test_bad_input_is_refused_with_the_rule_and_the_value():
     with pytest.raises(ValueError, match="kappa must be finite and at least 0, got -1"):
         collect(sim, HeadingRandomWalk(kappa=-1.0), 2, 2, generator())
     with pytest.raises(
-        TypeError, match="DoorCrossing must be used in a world with a door, got worldmodel/MovingDot"
+        ValueError, match="DoorCrossing must be used in a world with a door, got worldmodel/MovingDot"
     ):
         collect(MovingDot(), DoorCrossing(), 2, 2, generator())

@@ -135,9 +135,7 @@ def test_mode_2_starts_from_the_policys_proposal():
     for agent in (planner_alone, with_policy):
         agent.set_goal({"position": goal})
     assert planner_alone.act({"position": start}).norm(dim=-1).max() < 0.7
-    torch.testing.assert_close(
-        with_policy.act({"position": start}), BOUNDS.project(goal), atol=0.1, rtol=0.1
-    )
+    torch.testing.assert_close(with_policy.act({"position": start}), BOUNDS.project(goal), atol=0.1, rtol=0.1)
 
 
 def test_mode_1_is_the_projected_policy():

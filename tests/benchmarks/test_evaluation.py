@@ -1,0 +1,212 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.agents import LearnedActor, load_run, make_cost, with_planner
+from benchmarks.evaluation import (
+    OracleActor,
+    ScriptedActor,
+    draw_tasks,
+    reference_actors,
+    run_episodes,
+    simulator_bounds,
+    summarise,
+)
+from benchmarks.pipeline import evaluate_run
+from benchmarks.recipes import EvaluationRecipe, PlannerRecipe, resolve
+from benchmarks.runs import read_results
+from envs.registration import make_simulator
+from envs.state import index_state
+from tests.benchmarks.runs import smoke_run
+from worldmodel.checkpoint import CheckpointError
+from worldmodel.costs import ActionEffort, SummedDistance
+
+TWO_ROOMS = "worldmodel/TwoRooms-v0"
+
+
+def tasks(simulator, num=20, **changes):
+    return draw_tasks(simulator, EvaluationRecipe(num_tasks=num, **changes))
+
+
+def test_tasks_are_a_function_of_their_seed_and_never_solved():
+    simulator = make_simulator(TWO_ROOMS, image_size=16)
+    one, again, other = tasks(simulator), tasks(simulator), tasks(simulator, seed=7)
+    assert torch.equal(one.start["position"], again.start["position"])
+    assert not torch.equal(one.start["position"], other.start["position"])
+    assert not simulator.success(one.start, one.goal).any()
+
+
+def test_random_layout_tasks_come_from_held_out_layouts():
+    simulator = make_simulator(TWO_ROOMS, layout="random", image_size=16)
+    drawn = tasks(simulator, num=200)
+    train = simulator.initial(2000, torch.Generator().manual_seed(0), split="train")
+    assert not np.isin(simulator.layout_id(drawn.start).numpy(), simulator.layout_id(train).numpy()).any()
+
+
+def test_reference_rows_are_what_they_say():
+    simulator = make_simulator(TWO_ROOMS, image_size=16)
+    drawn = tasks(simulator, num=60)
+    planner = resolve("two-rooms").planner
+    rates = {}
+    for name, actor in reference_actors(simulator, planner, seed=0).items():
+        episodes = run_episodes(simulator, actor, drawn)
+        assert episodes.is_bounded
+        rates[name] = summarise(episodes, drawn, agent=name)["success_rate"]
+    assert rates["zero"] == 0
+    assert rates["expert"] == 1
+    assert rates["oracle"] >= 0.98
+    assert rates["random"] <= 0.15
+    assert rates["straight-line"] < 0.9
+
+
+def test_the_oracle_plans_on_the_true_simulator_alike_alone_and_together():
+    simulator = make_simulator(TWO_ROOMS, image_size=16)
+    drawn = tasks(simulator, num=4)
+    planner = PlannerRecipe(args={"num_samples": 32, "num_iters": 2, "num_elites": 4})
+    together = OracleActor(simulator, planner, seed=1)
+    together.begin(drawn.goal)
+    actions = together.act(together.observe(drawn.start))
+    for row in range(4):
+        alone = OracleActor(simulator, planner, seed=1)
+        rows = torch.tensor([row])
+        alone.begin(index_state(drawn.goal, rows))
+        torch.testing.assert_close(alone.act(index_state(drawn.start, rows))[0], actions[row])
+
+
+def test_success_is_counted_ever_and_at_the_end():
+    simulator = make_simulator(TWO_ROOMS, image_size=16)
+    drawn = tasks(simulator, num=30, num_steps=160)
+    calls = []
+
+    def there_and_away(state, goal):
+        calls.append(1)
+        return simulator.expert(state, goal) if len(calls) <= 80 else simulator.expert(state, drawn.start)
+
+    row = summarise(run_episodes(simulator, ScriptedActor(there_and_away), drawn), drawn, agent="x")
+    assert row["success_rate"] == 1.0
+    assert row["success_rate_final"] == 0.0
+    assert 5 < row["steps_to_success"]["median"] < row["steps_to_success"]["p90"] <= 80
+    assert row["env_steps"] == 30 * 160
+    assert row["ci95"][0] < 1.0 == pytest.approx(row["ci95"][1])
+
+
+def test_an_action_out_of_bounds_is_reported():
+    simulator = make_simulator(TWO_ROOMS, image_size=16)
+    drawn = tasks(simulator, num=3, num_steps=2)
+    episodes = run_episodes(simulator, ScriptedActor(lambda state, goal: torch.full((3, 2), 2.0)), drawn)
+    assert not episodes.is_bounded
+    assert not summarise(episodes, drawn, agent="x")["bounds_respected"]
+
+
+@pytest.mark.parametrize("name", ["two-rooms", "moving-dot"])
+def test_a_smoke_run_is_evaluated_with_every_row_and_medium(tmp_path, name):
+    rows = evaluate_run(smoke_run(name), out=tmp_path)
+    assert {row["agent"] for row in rows} == {
+        "mode-2",
+        "mode-1",
+        "zero",
+        "random",
+        "straight-line",
+        "expert",
+        "oracle",
+    }
+    assert all(row["bounds_respected"] for row in rows)
+    episodes = json.loads((tmp_path / "media" / "episodes.json").read_text())["episodes"]
+    planned = [episode for episode in episodes if episode["agent"] == "mode-2"]
+    assert planned
+    for episode in planned:
+        assert len(episode["imagined"]) == len(episode["path"]) - 1
+        assert episode["imagined"][0] is not None
+        assert np.isfinite(np.array(episode["imagined"][0])).all()
+    probe = json.loads((tmp_path / "media" / "probe.json").read_text())
+    assert len(probe["rmse"]) == len(probe["steps"])
+    maps = json.loads((tmp_path / "media" / "cost_map.json").read_text())
+    assert len(maps["maps"][0]["cost"]) == len(maps["maps"][0]["true_distance"])
+
+
+def test_evaluating_again_replaces_rows_instead_of_piling_them_up(tmp_path):
+    run = smoke_run()
+    first = evaluate_run(run, out=tmp_path, with_media=False)
+    evaluate_run(run, out=tmp_path, with_media=False, modes=("1",), with_references=False)
+    assert len(read_results(tmp_path)) == len(first)
+
+
+def test_one_seed_gives_one_evaluation_and_another_seed_another(tmp_path):
+    def steps(seed, folder):
+        evaluation = EvaluationRecipe(num_tasks=6, num_steps=4)
+        evaluate_run(
+            smoke_run(), out=tmp_path / folder, seed=seed, evaluation=evaluation, with_references=False
+        )
+        return json.loads((tmp_path / folder / "media" / "episodes.json").read_text())
+
+    assert steps(0, "a") == steps(0, "b")
+    assert steps(0, "a") != steps(1, "c")
+
+
+@pytest.mark.parametrize("planner", ["random_shooting", "cem", "icem", "mppi", "gradient", "cem_gradient"])
+def test_every_planner_acts_on_a_learned_model(planner):
+    run = load_run(smoke_run())
+    simulator = run.simulator
+    drawn = tasks(simulator, num=3, num_steps=3)
+    recipe = with_planner(resolve("two-rooms", "smoke").planner, planner, [])
+    actor = LearnedActor(run, simulator, mode="2", planner=recipe, seed=0)
+    episodes = run_episodes(simulator, actor, drawn)
+    assert episodes.is_bounded
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model.predictor=transformer", 'model.predictor_args={"context":2,"width":16,"num_layers":1}'),
+        ('model.encoder_args={"feature_map":true}', "model.predictor=conv", "model.embedding_dim=4"),
+        ("model.target=ema", "objective.starts=every", "objective.rollout_steps=3"),
+        ('model.keys=["pixels","proprio"]',),
+        ('model.keys=["proprio"]', "model.encoder=mlp"),
+        ("model.encoder=impala", 'model.encoder_args={"stacks":[4,4]}', "model.predictor=gru"),
+        ("collect.states_only=true",),
+        ('objective.weights={"prediction":1,"sigreg":0.1,"temporal_std":1}',),
+    ],
+)
+def test_every_kind_of_model_goes_the_whole_way(tmp_path, overrides):
+    run = smoke_run("two-rooms", overrides)
+    rows = evaluate_run(
+        run, out=tmp_path, evaluation=EvaluationRecipe(num_tasks=3, num_steps=3), with_references=False
+    )
+    assert len(rows) == 2
+
+
+def test_costs_are_built_from_words():
+    run = load_run(smoke_run())
+    embeddings, actions = torch.randn(2, 3, 4, 32), torch.randn(2, 3, 4, 2)
+    goal = torch.randn(2, 1, 32)
+    both = make_cost("summed_distance + 0.5*action_effort", run)(embeddings, actions, goal)
+    expected = SummedDistance()(embeddings, actions, goal) + 0.5 * ActionEffort()(embeddings, actions, goal)
+    torch.testing.assert_close(both, expected)
+    assert make_cost("critic", run)(embeddings, actions, goal).shape == (2, 3)
+    with pytest.raises(ValueError, match="cost must be one of .*did you mean 'critic'"):
+        make_cost("critc", run)
+    with pytest.raises(ValueError, match="weight of a cost must be a number, got 'much'"):
+        make_cost("much*critic", run)
+
+
+def test_planner_settings_fall_to_the_config_they_belong_to():
+    recipe = with_planner(resolve("two-rooms").planner, "mppi", [("horizon", 4), ("temperature", 0.1)])
+    assert (recipe.name, recipe.horizon, recipe.args) == ("mppi", 4, {"temperature": 0.1})
+
+
+def test_unfinished_and_tampered_runs_are_one_sentence(tmp_path):
+    with pytest.raises(CheckpointError, match="run must have a trained model"):
+        load_run(tmp_path)
+    shutil.copytree(smoke_run(), tmp_path / "run")
+    path = tmp_path / "run" / "policy" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        evaluate_run(tmp_path / "run", modes=("1",), with_references=False)
+
+
+def test_simulator_bounds_are_those_of_the_simulator():
+    bounds = simulator_bounds(make_simulator(TWO_ROOMS))
+    assert bounds.max_norm == pytest.approx(2.45)
