@@ -173,7 +173,8 @@ def fit(
 
 
 def _non_finite_message(stage: str, step: int, terms: Mapping[str, Tensor], path: Path) -> str:
-    bad = [f"{name} = {float(value):g}" for name, value in terms.items() if not bool(torch.isfinite(value))]
+    values = {name: float(value.detach()) for name, value in terms.items()}
+    bad = [f"{name} = {value:g}" for name, value in values.items() if not math.isfinite(value)]
     kept = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint was written yet"
     return f"loss terms must be finite, got {', '.join(bad) or 'an infinite sum'} at step {step} of {stage}; {kept}"
 
