@@ -6,6 +6,7 @@ reported ever within the budget and at its end. The clock runs on the agent's ``
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def summarise(
     tasks: Tasks,
     *,
     agent: str,
-    planner: str | None = None,
+    planner: PlannerRecipe | None = None,
     model: str | None = None,
     seed: int | None = None,
     device: str = "cpu",
@@ -149,7 +150,8 @@ def summarise(
         "task": tasks.name,
         "split": tasks.split,
         "agent": agent,
-        "planner": planner,
+        "planner": planner.name if planner else None,
+        "planner_settings": dataclasses.asdict(planner) if planner else None,
         "model": model,
         "seeds": [] if seed is None else [seed],
         "episodes": num,

@@ -89,8 +89,8 @@ def evaluate_run(
         for name, reference in reference_actors(simulator, planner, derive_seed(seed, "references")).items():
             report = None if on_step is None else partial(_report, on_step, name)
             episodes = run_episodes(simulator, reference, tasks, on_step=report)
-            planner_name = planner.name if name == "oracle" else None
-            rows.append(summarise(episodes, tasks, agent=name, planner=planner_name))
+            used = planner if name == "oracle" else None
+            rows.append(summarise(episodes, tasks, agent=name, planner=used))
     add_results(out, rows)
     if with_media and is_planar(simulator):
         write_episodes(out / "media" / "episodes.json", simulator, media)
@@ -124,7 +124,7 @@ def _evaluate_mode(
         episodes,
         tasks,
         agent=name,
-        planner=planner.name if name == "mode-2" else None,
+        planner=planner if name == "mode-2" else None,
         model=trained.path.name,
         seed=seed,
         device=str(trained.device),

@@ -60,7 +60,7 @@ class ObjectiveRecipe:
 
 @dataclass(frozen=True)
 class RefitRecipe:
-    """Refit the predictor on cached embeddings of the frozen encoder; 0 steps skip it."""
+    """Refit the predictor on cached embeddings of the frozen encoder."""
 
     fit: FitConfig
     num_steps: int = 8  # rollout steps
@@ -124,7 +124,7 @@ class Recipe:
     model: ModelRecipe
     objective: ObjectiveRecipe
     world_model: FitConfig
-    predictor: RefitRecipe
+    predictor: RefitRecipe | None  # None: keep the predictor of the joint training
     critic: CriticRecipe
     actor: ActorRecipe
     planner: PlannerRecipe = field(default_factory=PlannerRecipe)
@@ -239,7 +239,8 @@ def smoke(recipe: Recipe) -> Recipe:
         collect=dataclasses.replace(recipe.collect, num_episodes=24, num_steps=16, chunk=12),
         objective=dataclasses.replace(recipe.objective, batch_size=16),
         world_model=brief(recipe.world_model),
-        predictor=dataclasses.replace(recipe.predictor, fit=brief(recipe.predictor.fit), batch_size=32),
+        predictor=recipe.predictor
+        and dataclasses.replace(recipe.predictor, fit=brief(recipe.predictor.fit), batch_size=32),
         critic=dataclasses.replace(recipe.critic, fit=brief(recipe.critic.fit), batch_size=32),
         actor=dataclasses.replace(recipe.actor, fit=brief(recipe.actor.fit), batch_size=32),
         planner=dataclasses.replace(recipe.planner, args={**recipe.planner.args, "num_samples": 16}),
@@ -275,7 +276,7 @@ def _from_json(kind: type, values: Mapping[str, Any]) -> Any:  # noqa: ANN401
     for name, value in values.items():
         require_known(f"key of {kind.__name__}", name, names)
         nested = _NESTED.get(f"{kind.__name__}.{name}")
-        built[name] = _from_json(nested, value) if nested else _as_tuple(value)
+        built[name] = _from_json(nested, value) if nested and value is not None else _as_tuple(value)
     return kind(**built)
 
 
@@ -297,10 +298,18 @@ def _replace(config: Any, path: Sequence[str], text: str, full: str) -> Any:  # 
     else:
         value = _parse(text)
         current = config.get(head) if isinstance(config, dict) else getattr(config, head)
-        value = _like(current, value, full)
+        if value is not None or head not in _optional(config):
+            value = _like(current, value, full)
     if isinstance(config, dict):
         return {**config, head: value}
     return dataclasses.replace(config, **{head: value})
+
+
+def _optional(config: Any) -> list[str]:  # noqa: ANN401
+    """Fields of a config that may be null."""
+    if isinstance(config, dict):
+        return []
+    return [f.name for f in dataclasses.fields(config) if str(f.type).endswith("| None")]
 
 
 def _parse(text: str) -> Any:  # noqa: ANN401

@@ -101,7 +101,7 @@ class _Stages:
         self.seed, self.device = seed, device
         self.on_step, self.tensorboard = on_step, tensorboard
         self._windows: Windows | None = None
-        self._embeddings: Tensor | None = None
+        self._cached: tuple[Tensor, Tensor, Tensor] | None = None  # embeddings, actions, offsets
 
     @property
     def windows(self) -> Windows:
@@ -140,8 +140,6 @@ class _Stages:
             return self.windows.batch_at(step, size, data_seed, rank=rank, world_size=world_size)
 
         self._fit(module, batches, objective.weights, recipe.world_model, "world_model", model.update_target)
-        if rank == 0 and recipe.predictor.fit.num_steps == 0:
-            self._save_model(model)
         return model
 
     def refit_predictor(self, model: JEPA) -> None:
@@ -150,8 +148,10 @@ class _Stages:
         if (path / "config.json").exists():
             return
         config = self.recipe.predictor
-        embeddings = self.embeddings(model)
-        actions, offsets = self._actions()
+        if config is None:
+            self._save_model(model)
+            return
+        embeddings, actions, offsets = self.cached(model)
         model.untie_norm()
         model.requires_grad_(False)
         module = PredictorObjective(model)
@@ -176,9 +176,10 @@ class _Stages:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "critic"))
             critic = Critic(model.embedding_shape, config.critic).to(self.device)
+        embeddings, _, offsets = self.cached(model)
         pairs = GoalPairs(
-            self.embeddings(model),
-            self._actions()[1],
+            embeddings,
+            offsets,
             config.critic,
             config.batch_size,
             derive_seed(self.seed, "pairs"),
@@ -208,7 +209,7 @@ class _Stages:
         cost = Critic(model.embedding_shape, critic.config, summed=True).to(self.device)
         cost.load_state_dict(critic.state_dict())
         cost.requires_grad_(False)
-        embeddings = self.embeddings(model)
+        embeddings, _, _ = self.cached(model)
         seed = derive_seed(self.seed, "imagination")
 
         def batches(step: int) -> dict[str, Tensor]:
@@ -223,28 +224,23 @@ class _Stages:
         self._fit(module, batches, {"imagined_cost": 1.0}, config.fit, "actor")
         save_policy(path, policy)
 
-    def embeddings(self, model: JEPA) -> Tensor:
-        """Encode every frame of the store once, ``(rows, D)`` flat, and let the frames go."""
-        if self._embeddings is None:
-            keys = list(self.recipe.model.keys)
-            self._embeddings = encode_rows(model, self.windows, keys, derived_keys(self.store, keys))
-            if self._windows is not None:
-                self._action_rows = self._windows.offsets
-            self._release()
-        return self._embeddings
+    def cached(self, model: JEPA) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode every frame once, then let the frames go.
 
-    def _release(self) -> None:
-        """Keep actions and offsets of the windows, drop the frames."""
-        windows = self.windows
-        actions = windows.arrays["action"] if isinstance(windows, ResidentWindows) else None
-        if actions is None:
-            actions = torch.from_numpy(self.store.read(["action"])["action"]).to(self.device)
-        self._cached_actions = actions, windows.offsets
-        windows.close()
-        self._windows = None
-
-    def _actions(self) -> tuple[Tensor, Tensor]:
-        return self._cached_actions
+        Returns:
+            Flat embeddings ``(rows, D)``, actions ``(rows, A)`` and offsets ``(E + 1,)`` of the episodes.
+        """
+        if self._cached is None:
+            keys, windows = list(self.recipe.model.keys), self.windows
+            embeddings = encode_rows(model, windows, keys, derived_keys(self.store, keys))
+            if isinstance(windows, ResidentWindows):
+                actions = windows.arrays["action"]
+            else:
+                actions = torch.from_numpy(self.store.read(["action"])["action"]).to(self.device)
+            self._cached = embeddings, actions, windows.offsets
+            windows.close()
+            self._windows = None
+        return self._cached
 
     def _save_model(self, model: JEPA) -> None:
         save_jepa(self.run / "model", model, {"env": self.store.env, "seed": self.seed})

@@ -167,6 +167,7 @@ def test_every_planner_acts_on_a_learned_model(planner):
         ('model.keys=["proprio"]', "model.encoder=mlp"),
         ("model.encoder=impala", 'model.encoder_args={"stacks":[4,4]}', "model.predictor=gru"),
         ("collect.states_only=true",),
+        ("predictor=null",),
         ('objective.weights={"prediction":1,"sigreg":0.1,"temporal_std":1}',),
     ],
 )

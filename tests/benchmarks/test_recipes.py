@@ -35,6 +35,7 @@ def test_overrides_reach_any_depth_and_keep_types():
     assert recipe.planner.cost == "summed_distance"
     assert recipe.planner.warm_start is False
     assert resolve("two-rooms").objective.weights.get("sigreg") is None
+    assert resolve("two-rooms", "smoke", ["predictor=null"]).predictor is None
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,7 @@ def test_overrides_reach_any_depth_and_keep_types():
         (["world_model.learning=1"], "key in 'world_model.learning' must be one of"),
         (["world_model.lr"], "an override must be KEY=VALUE, got 'world_model.lr'"),
         (["world_model.num_steps=many"], "world_model.num_steps must be of type int, got 'many'"),
+        (["critic=null"], "critic must be of type CriticRecipe, got None"),
         (["world_model.num_steps=0"], "num_steps must be >= 1, got 0"),
         (["name.x=1"], "key must name a value, got 'name.x'"),
         (["objective.window=3"], "objective.window must be > objective.rollout_steps"),

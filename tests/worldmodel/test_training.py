@@ -249,3 +249,9 @@ def test_a_module_without_trainable_parameters_names_the_problem(tmp_path):
 
     with pytest.raises(ValueError, match="empty parameter list"):
         fit(Frozen(), batches, {"prediction": 1.0}, CONFIG, run=tmp_path, stage="x")
+
+
+def test_tensorboard_is_asked_for_by_its_install_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match=r"pip install 'worldmodel\[tensorboard\]'"):
+        train(objective(), tmp_path, tensorboard=True)
