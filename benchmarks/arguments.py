@@ -136,10 +136,13 @@ def build_parser() -> Parser:
     collect.add_argument(
         "--steps", type=positive_int, help="actions per episode (default: the environment's budget)"
     )
-    collect.add_argument("--policy", help="data policy (default: the environment's own)")
+    collect.add_argument("--policy", help="data policy, e.g. heading or 0.8*heading+0.2*expert")
     collect.add_argument("--policy-args", nargs="+", metavar="KEY=VALUE", help="arguments of the data policy")
     collect.add_argument(
         "--env-args", nargs="+", metavar="KEY=VALUE", help="e.g. layout=random image_size=32"
+    )
+    collect.add_argument(
+        "--variation", nargs="+", metavar="KEY=VALUE", help="factors of variation, e.g. door_size=7"
     )
     collect.add_argument("--split", default="train", choices=("train", "eval"), help="layouts of which split")
     collect.add_argument(

@@ -107,6 +107,7 @@ def collect(arguments: argparse.Namespace) -> int:
         env_kwargs,
         policy=arguments.policy or NATIVE_POLICY.get(arguments.env_id, "uniform"),
         policy_kwargs=key_values(arguments.policy_args),
+        variation=key_values(arguments.variation),
         num_episodes=arguments.episodes,
         num_steps=arguments.steps or simulator.max_steps,
         states_only=arguments.states_only,

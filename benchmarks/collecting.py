@@ -18,6 +18,8 @@ from envs.policies import (
     DoorCrossing,
     Expert,
     HeadingRandomWalk,
+    Mixture,
+    Policy,
     UniformRandom,
 )
 from envs.registration import make_simulator
@@ -37,8 +39,30 @@ POLICIES: dict[str, Callable[..., Any]] = {
 NATIVE_POLICY = {"worldmodel/MovingDot-v0": "directed", "worldmodel/TwoRooms-v0": "heading"}
 
 
-def make_data_policy(name: str, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401  # a data policy of envs.policies
-    """Build a data policy by name; unknown names and arguments name the nearest known one."""
+def make_data_policy(expression: str, kwargs: dict[str, Any]) -> Policy:
+    """Build a data policy such as ``"heading"``, or a mixture over worlds such as ``"0.8*heading+0.2*expert"``.
+
+    Raises:
+        ValueError: an unknown name or argument (the message names the nearest known one), a weight that is no
+            number, or arguments for a mixture.
+    """
+    if "+" not in expression and "*" not in expression:
+        return _single_policy(expression, kwargs)
+    if kwargs:
+        raise ValueError(f"a mixture of data policies must have no arguments, got {', '.join(kwargs)}")
+    parts: dict[Policy, float] = {}
+    for part in expression.split("+"):
+        weight, _, name = part.strip().rpartition("*")
+        try:
+            parts[_single_policy(name.strip(), {})] = float(weight)
+        except ValueError as error:
+            if "data policy" in str(error):
+                raise
+            raise ValueError(f"weight of a data policy must be a number, got {weight!r}") from None
+    return Mixture(parts)
+
+
+def _single_policy(name: str, kwargs: dict[str, Any]) -> Policy:
     require_known("data policy", name, POLICIES)
     known = list(inspect.signature(POLICIES[name]).parameters)
     for argument in kwargs:
@@ -81,6 +105,7 @@ def collect_store(
             make_generator(seed, "collect", number),
             split=split,
             keys=keys,
+            variation=config.variation or None,
         )
         factors = episodes.pop("factors")
         count = len(episodes["action"])

@@ -23,8 +23,9 @@ class CollectConfig:
 
     env_id: str
     env_kwargs: dict[str, Any] = field(default_factory=dict)
-    policy: str = "heading"  # a name of benchmarks.collecting.POLICIES
-    policy_kwargs: dict[str, Any] = field(default_factory=dict)
+    policy: str = "heading"  # names of benchmarks.collecting.POLICIES, mixed: "0.8*heading+0.2*expert"
+    policy_kwargs: dict[str, Any] = field(default_factory=dict)  # of a single policy
+    variation: dict[str, Any] = field(default_factory=dict)  # factors of variation that are set
     num_episodes: int = 4000
     num_steps: int = 90  # actions per episode
     chunk: int = 250  # episodes per commit; an interrupted collection loses at most one

@@ -98,7 +98,7 @@ def test_a_store_of_states_renders_to_the_frames_of_a_store_of_pixels(tmp_path):
 
 
 def test_every_data_policy_collects(tmp_path):
-    for name in ("uniform", "door_crossing", "expert"):
+    for name in ("uniform", "door_crossing", "expert", "0.5*heading+0.5*expert"):
         config = dataclasses.replace(CONFIG, policy=name, num_episodes=12)
         store = collect_store(config, tmp_path / name, seed=0)
         actions = store.read(["action"])["action"]
@@ -110,3 +110,16 @@ def test_unknown_policies_and_arguments_name_the_nearest(tmp_path):
         collect_store(dataclasses.replace(CONFIG, policy="headng"), tmp_path / "a", seed=0)
     with pytest.raises(ValueError, match="argument of data policy heading must be .*did you mean 'kappa'"):
         collect_store(dataclasses.replace(CONFIG, policy_kwargs={"kapa": 1}), tmp_path / "b", seed=0)
+    with pytest.raises(ValueError, match="weight of a data policy must be a number, got 'half'"):
+        collect_store(dataclasses.replace(CONFIG, policy="half*heading+expert"), tmp_path / "c", seed=0)
+    mixed = dataclasses.replace(CONFIG, policy="1*heading", policy_kwargs={"kappa": 1})
+    with pytest.raises(ValueError, match="a mixture of data policies must have no arguments, got kappa"):
+        collect_store(mixed, tmp_path / "d", seed=0)
+
+
+def test_set_factors_of_variation_are_recorded(tmp_path):
+    config = dataclasses.replace(CONFIG, variation={"door_size": 5.0}, num_episodes=12)
+    store = collect_store(config, tmp_path, seed=0)
+    np.testing.assert_array_equal(store.episodes["door_size"], np.full(12, 5.0))
+    with pytest.raises(ValueError, match="door_size"):
+        collect_store(dataclasses.replace(config, variation={"door_siz": 5.0}), tmp_path / "b", seed=0)

@@ -193,6 +193,20 @@ def test_costs_are_built_from_words():
         make_cost("much*critic", run)
 
 
+def test_the_policy_can_start_the_planner(tmp_path):
+    def first_rows(proposal):
+        planner = with_planner(resolve("two-rooms", "smoke").planner, None, [("policy_proposal", proposal)])
+        run = load_run(smoke_run())
+        drawn = tasks(run.simulator, num=4)
+        actor = LearnedActor(run, run.simulator, mode="2", planner=planner, seed=0)
+        actor.begin(drawn.goal)
+        actor.act(actor.observe(drawn.start))
+        return actor.agent.mpc.last_plan.cost
+
+    assert (first_rows(proposal=True) <= first_rows(proposal=False) + 1e-4).any()
+    assert not torch.equal(first_rows(proposal=True), first_rows(proposal=False))
+
+
 def test_planner_settings_fall_to_the_config_they_belong_to():
     recipe = with_planner(resolve("two-rooms").planner, "mppi", [("horizon", 4), ("temperature", 0.1)])
     assert (recipe.name, recipe.horizon, recipe.args) == ("mppi", 4, {"temperature": 0.1})
