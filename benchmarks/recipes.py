@@ -57,6 +57,15 @@ class ObjectiveRecipe:
     starts: str = "first"  # or every
     window: int = 13  # T, frames per window
     batch_size: int = 128  # windows
+    val_fraction: float = 0.05  # episodes, or layouts where there are several, held out of all training
+
+    def __post_init__(self) -> None:
+        if self.window <= self.rollout_steps:
+            raise ValueError(
+                f"objective.window must be > objective.rollout_steps ({self.rollout_steps}), got {self.window}"
+            )
+        if not 0 <= self.val_fraction < 1:
+            raise ValueError(f"objective.val_fraction must be in [0, 1), got {self.val_fraction}")
 
 
 @dataclass(frozen=True)
@@ -130,13 +139,6 @@ class Recipe:
     actor: ActorRecipe
     planner: PlannerRecipe = field(default_factory=PlannerRecipe)
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
-
-    def __post_init__(self) -> None:
-        if self.objective.window <= self.objective.rollout_steps:
-            raise ValueError(
-                f"objective.window must be > objective.rollout_steps ({self.objective.rollout_steps}), "
-                f"got {self.objective.window}"
-            )
 
 
 VARIANCE_COVARIANCE = {

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -105,17 +106,32 @@ class _Stages:
 
     @property
     def windows(self) -> Windows:
-        """Windows of the recipe's length with the encoder's observations and the actions."""
+        """Windows of the training episodes, with the encoder's observations and the actions."""
         if self._windows is None:
-            keys = [*self.recipe.model.keys, "action"]
-            self._windows = open_windows(
-                self.store,
-                keys,
-                self.recipe.objective.window,
-                device=self.device,
-                derived=derived_keys(self.store, keys),
-            )
+            self._windows = self._open_windows(split_episodes(self.recipe, self.store)["train"])
         return self._windows
+
+    def _open_windows(self, episodes: np.ndarray) -> Windows:
+        keys = [*self.recipe.model.keys, "action"]
+        return open_windows(
+            self.store,
+            keys,
+            self.recipe.objective.window,
+            episodes=episodes,
+            device=self.device,
+            derived=derived_keys(self.store, keys),
+        )
+
+    def _val_batch(self) -> dict[str, Tensor] | None:
+        """Draw this rank's slice of one fixed batch of the held-out episodes; None where there are none."""
+        episodes = split_episodes(self.recipe, self.store)["val"]
+        if len(episodes) == 0:
+            return None
+        rank, world_size = rank_and_world_size()
+        with self._open_windows(episodes) as windows:
+            return windows.batch_at(
+                0, self.recipe.objective.batch_size, seed=0, rank=rank, world_size=world_size
+            )
 
     def world_model(self) -> JEPA:
         """Train encoder and predictor jointly, or load what an earlier call trained."""
@@ -236,7 +252,8 @@ class _Stages:
             if isinstance(windows, ResidentWindows):
                 actions = windows.arrays["action"]
             else:
-                actions = torch.from_numpy(self.store.read(["action"])["action"]).to(self.device)
+                episodes = split_episodes(self.recipe, self.store)["train"]
+                actions = torch.from_numpy(self.store.read(["action"], episodes)["action"]).to(self.device)
             self._cached = embeddings, actions, windows.offsets
             windows.close()
             self._windows = None
@@ -253,6 +270,7 @@ class _Stages:
         config: FitConfig,
         stage: str,
         after_step: Callable[[], None] | None = None,
+        val_batch: Mapping[str, Tensor] | None = None,
     ) -> None:
         def report(step: int, scalars: Mapping[str, float]) -> None:
             if self.on_step is not None:
@@ -267,6 +285,7 @@ class _Stages:
             run=self.run,
             stage=stage,
             device=self.device,
+            val_batch=val_batch,
             after_step=after_step,
             on_step=report,
             tensorboard=self.tensorboard,
@@ -331,6 +350,17 @@ class RowWindows:
         return self.starts[chosen][:, None] + self.within
 
 
+def split_episodes(recipe: Recipe, store: TrajectoryStore) -> dict[str, np.ndarray]:
+    """Return the episode indices of "train" and "val"; layouts do not straddle the two where there are several."""
+    episodes = store.episodes
+    fraction = recipe.objective.val_fraction
+    if fraction == 0 or store.num_episodes < 2:
+        return {"train": episodes["episode_index"], "val": np.empty(0, np.int64)}
+    has_layouts = "layout_id" in episodes and len(np.unique(episodes["layout_id"])) > 1
+    shares = {"train": 1 - fraction, "val": fraction}
+    return store.split_episodes(shares, seed=0, by="layout_id" if has_layouts else "seed")
+
+
 def derived_keys(store: TrajectoryStore, keys: list[str]) -> dict[str, Any]:
     """Frames of a store that holds states only are rendered in the batch."""
     if "pixels" in keys and "pixels" not in store.spec and "state" in store.spec:
@@ -360,10 +390,11 @@ def make_model(recipe: Recipe, store: TrajectoryStore, seed: int) -> JEPA:
     )
     model = build_jepa(config, seed)
     stored = [key for key in recipe.model.keys if key not in derived]
-    for key, statistics in store.statistics(stored).items():
+    episodes = split_episodes(recipe, store)["train"]
+    for key, statistics in store.statistics(stored, episodes).items():
         model.normalizer.set(key, torch.from_numpy(statistics["mean"]), torch.from_numpy(statistics["std"]))
     for key, (source, function) in derived.items():
-        rows = store.read([source], store.episodes["episode_index"][:64])[source]
+        rows = store.read([source], episodes[:64])[source]
         images = function(torch.from_numpy(rows)).float()
         model.normalizer.set(key, images.mean(dim=(0, 2, 3)), images.std(dim=(0, 2, 3)))
     bounds = store.env["action"]

@@ -14,7 +14,7 @@ class MetricsLog:
     Args:
         run: folder of the run.
         stage: name of the stage, written into each line.
-        resume_step: lines of this stage at or past this step come from work that was lost to a kill and are dropped.
+        resume_step: lines of this stage past this step come from work that was lost to a kill and are dropped.
         tensorboard: also write event files to ``run/tensorboard``.
     """
 
@@ -22,20 +22,20 @@ class MetricsLog:
         run.mkdir(parents=True, exist_ok=True)
         self.stage = stage
         self.path = run / "metrics.jsonl"
-        kept = [
-            line for line in read_metrics(self.path) if line["stage"] != stage or line["step"] < resume_step
-        ]
-        staging = self.path.with_suffix(".tmp")
-        staging.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        staging.replace(self.path)
-        self.handle = self.path.open("a")
         self.writer: Any = None
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise ImportError("TensorBoard logs need: pip install 'worldmodel[tensorboard]'") from error
+                raise ImportError("TensorBoard logs need: pip install tensorboard") from error
             self.writer = SummaryWriter(str(run / "tensorboard" / stage))
+        kept = [
+            line for line in read_metrics(self.path) if line["stage"] != stage or line["step"] <= resume_step
+        ]
+        staging = self.path.with_suffix(".tmp")
+        staging.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        staging.replace(self.path)
+        self.handle = self.path.open("a")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append the scalars of ``step``."""

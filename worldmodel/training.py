@@ -89,6 +89,7 @@ def fit(
     run: Path,
     stage: str,
     device: torch.device | str = "cpu",
+    val_batch: Mapping[str, Tensor] | None = None,
     after_step: Callable[[], None] | None = None,
     on_step: ProgressFn | None = None,
     tensorboard: bool = False,
@@ -104,6 +105,8 @@ def fit(
         run: folder that gets ``metrics.jsonl`` and ``train_state/``.
         stage: name of this training, e.g. ``"world_model"``.
         device: where module and batches are.
+        val_batch: held-out batch on which the terms are also computed, and logged as ``val_<name>``, at every
+            checkpoint; this rank's slice of it under data parallelism.
         after_step: called after each update, e.g. to move an EMA target.
         on_step: called after each update with the step and, when it was logged, its scalars (else an empty mapping).
         tensorboard: also write TensorBoard events.
@@ -142,8 +145,8 @@ def fit(
             with autocast:
                 terms = forward(batches(step), step)
             loss = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-            is_logged = (step + 1) % config.log_every == 0 or step + 1 == config.num_steps
             is_saved = (step + 1) % config.checkpoint_every == 0 or step + 1 == config.num_steps
+            is_logged = (step + 1) % config.log_every == 0 or is_saved
             if (device.type == "cpu" or is_logged or is_saved) and not bool(torch.isfinite(loss)):
                 raise NonFiniteLossError(_non_finite_message(stage, step, terms, path))
             optimizer.zero_grad(set_to_none=True)
@@ -158,6 +161,8 @@ def fit(
                     "loss": float(loss.detach()),
                     **{name: float(value.detach()) for name, value in terms.items()},
                 }
+                if is_saved and val_batch is not None:
+                    scalars |= _validate(module, val_batch, step, autocast)
                 scalars["grad_norm"] = float(norm)
                 scalars["lr"] = config.lr_at(step)
                 scalars["steps_per_s"] = (step + 1 - last_step) / (now - last_log)
@@ -170,6 +175,18 @@ def fit(
                 on_step(step + 1, scalars if is_logged else {})
     module.eval()
     return FitResult(config.num_steps, scalars, time.perf_counter() - began)
+
+
+@torch.no_grad()
+def _validate(
+    module: nn.Module, batch: Mapping[str, Tensor], step: int, autocast: torch.autocast
+) -> dict[str, float]:
+    """Compute the terms on the held-out batch in evaluation mode."""
+    module.eval()
+    with autocast:
+        terms = module(batch, step)
+    module.train()
+    return {f"val_{name}": float(value) for name, value in terms.items()}
 
 
 def _non_finite_message(stage: str, step: int, terms: Mapping[str, Tensor], path: Path) -> str:

@@ -19,8 +19,9 @@ _SMOOTH_FROM = 60  # points from which on a running median is drawn over the raw
 _LAST = ("grad_norm", "lr")  # figures at the end of a row
 _CAPTION = f"""Loss first, then its terms before weighting, each over optimiser steps: the faint line is
 what was logged, the strong one its running median; vertical axes are logarithmic where the values span more
-than a factor of {_LOG_ABOVE:g}."""
+than a factor of {_LOG_ABOVE:g}. Dots are the same term on held-out episodes."""
 _NOT_DRAWN = ("stage", "step", "steps_per_s")
+_HELD_OUT = "val_"  # prefix of a term on held-out episodes, drawn as dots over the term
 
 
 def curves_section(files: RunFiles) -> str:
@@ -38,7 +39,8 @@ def curves_section(files: RunFiles) -> str:
 
 
 def _stage(name: str, lines: list[Json]) -> str:
-    keys = dict.fromkeys(key for line in lines for key in line if key not in _NOT_DRAWN)
+    drawn = (key for line in lines for key in line if key not in _NOT_DRAWN)
+    keys = dict.fromkeys(key for key in drawn if not key.startswith(_HELD_OUT))
     keys = dict.fromkeys([*(["loss"] if "loss" in keys else []), *(k for k in keys if k not in _LAST), *keys])
     figures = "".join(_curve(name, key, lines) for key in keys)
     last = lines[-1]
@@ -56,6 +58,12 @@ def _curve(stage: str, key: str, lines: list[Json]) -> str:
     points = [(line.get("step", i), line[key]) for i, line in enumerate(lines) if _is_number(line.get(key))]
     if not points:
         return ""
+    name_held_out = _HELD_OUT + key
+    held_out = [
+        (line.get("step", i), line[name_held_out])
+        for i, line in enumerate(lines)
+        if _is_number(line.get(name_held_out))
+    ]
     steps, values = (np.array(column, dtype=float) for column in zip(*points, strict=True))
 
     def draw(axes: Axes) -> None:
@@ -73,6 +81,8 @@ def _curve(stage: str, key: str, lines: list[Json]) -> str:
         )
         if smooth:
             axes.plot(steps[::stride], _running_median(values)[::stride], color=ACCENT, linewidth=1.5)
+        if held_out:
+            axes.plot(*zip(*held_out, strict=True), "o", color=INK, markersize=2.5, linestyle="none")
         low, high = float(values.min()), float(values.max())
         if low > 0 and high / low > _LOG_ABOVE:
             set_log_scale(axes, low, high)
