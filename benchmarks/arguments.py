@@ -8,17 +8,11 @@ import json
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-DESCRIPTION = """\
-Train JEPA world models on trajectories, plan with them, and see what they know.
-
-  quickstart   from nothing to a report: collect, train, plan, react, evaluate
-  collect      record trajectories of an environment into a store
-  train        train a recipe on a store: world model, critic, Mode-1 policy
-  evaluate     success of a trained run on fresh tasks, beside reference rows
-  report       one HTML page of a run
-  data         look into a store, or verify every byte of it
-  envs         the environments
-  bench        speed figures beside what they are compared with
+DESCRIPTION = "Train JEPA world models on trajectories, plan with them, and see what they know."
+EPILOG = """\
+from nothing to a report:  worldmodel quickstart
+flags of a verb:           worldmodel VERB --help
+errors with a traceback:   WORLDMODEL_TRACEBACK=1 worldmodel VERB ...
 """
 
 
@@ -114,11 +108,15 @@ def key_values(pairs: Sequence[str] | None) -> dict[str, Any]:
 
 def build_parser() -> Parser:
     """Build the parser of ``worldmodel``."""
-    parser = Parser(prog="worldmodel", description=DESCRIPTION)
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+    parser = Parser(prog="worldmodel", description=DESCRIPTION, epilog=EPILOG)
+    verbs = parser.add_subparsers(
+        dest="verb", metavar="VERB", title="verbs", required=True, parser_class=Parser
+    )
 
     quickstart = verbs.add_parser(
-        "quickstart", help="from nothing to a report", description="Two Rooms from an empty disk to a plan."
+        "quickstart",
+        help="from nothing to a report: collect, train, plan, react, evaluate",
+        description="Two Rooms from an empty disk to a plan.",
     )
     _common(quickstart, out="runs/quickstart-seed<SEED>", seed="of everything")
     _preset(quickstart)
@@ -126,7 +124,7 @@ def build_parser() -> Parser:
 
     collect = verbs.add_parser(
         "collect",
-        help="record trajectories into a store",
+        help="record trajectories of an environment into a store",
         description="Record trajectories; goes on where an interrupted call with equal settings stopped.",
     )
     collect.add_argument(
@@ -152,7 +150,7 @@ def build_parser() -> Parser:
 
     train = verbs.add_parser(
         "train",
-        help="train a recipe on a store",
+        help="train a recipe on a store: world model, critic, Mode-1 policy",
         description="Train world model, critic and Mode-1 policy; goes on where a killed call stopped.",
     )
     train.add_argument("recipe", metavar="RECIPE", help="two-rooms or moving-dot")
@@ -164,7 +162,7 @@ def build_parser() -> Parser:
 
     evaluate = verbs.add_parser(
         "evaluate",
-        help="evaluate a trained run",
+        help="success of a trained run on fresh tasks, beside reference rows",
         description="Success on fresh tasks; adds to results.json of the run.",
     )
     evaluate.add_argument("run", metavar="RUN", help="folder of a trained run")
@@ -191,7 +189,7 @@ def build_parser() -> Parser:
     report.add_argument("--gif", action="store_true", help="also write media/episodes.gif")
     _json(report)
 
-    data = verbs.add_parser("data", help="look into a store").add_subparsers(
+    data = verbs.add_parser("data", help="look into a store, or verify every byte of it").add_subparsers(
         dest="subverb", metavar="info|verify|repair", required=True, parser_class=Parser
     )
     for name, text in (
@@ -208,7 +206,7 @@ def build_parser() -> Parser:
     )
     _json(envs.add_parser("list", help="the registered environments"))
 
-    bench = verbs.add_parser("bench", help="speed figures with their comparison").add_subparsers(
+    bench = verbs.add_parser("bench", help="speed figures beside what they are compared with").add_subparsers(
         dest="subverb", metavar="speed", required=True, parser_class=Parser
     )
     speed = bench.add_parser("speed", help="environments, loader and planners on one core")
