@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.evaluation import make_mpc, simulator_bounds
+from benchmarks.policy_checkpoint import load_policy
 from benchmarks.recipes import PlannerRecipe
 from benchmarks.runs import require_part
 from benchmarks.seeding import make_generator
-from benchmarks.stages import load_policy
 from envs.registration import make_simulator
 from envs.simulator import Simulator
 from envs.state import State

@@ -6,7 +6,7 @@ import argparse
 import difflib
 import json
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 DESCRIPTION = "Train JEPA world models on trajectories, plan with them, and see what they know."
 EPILOG = """\
@@ -14,6 +14,9 @@ from nothing to a report:  worldmodel quickstart
 flags of a verb:           worldmodel VERB --help
 errors with a traceback:   WORLDMODEL_TRACEBACK=1 worldmodel VERB ...
 """
+
+
+Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 class UsageError(ValueError):
@@ -112,7 +115,22 @@ def build_parser() -> Parser:
     verbs = parser.add_subparsers(
         dest="verb", metavar="VERB", title="verbs", required=True, parser_class=Parser
     )
+    for add_verb in (
+        _add_quickstart,
+        _add_collect,
+        _add_train,
+        _add_evaluate,
+        _add_report,
+        _add_data,
+        _add_envs,
+        _add_bench,
+    ):
+        add_verb(verbs)
+    return parser
 
+
+def _add_quickstart(verbs: Verbs) -> None:
+    """From nothing to a report."""
     quickstart = verbs.add_parser(
         "quickstart",
         help="from nothing to a report: collect, train, plan, react, evaluate",
@@ -122,6 +140,9 @@ def build_parser() -> Parser:
     _preset(quickstart)
     _recipe_settings(quickstart)
 
+
+def _add_collect(verbs: Verbs) -> None:
+    """From an environment to a store."""
     collect = verbs.add_parser(
         "collect",
         help="record trajectories of an environment into a store",
@@ -148,6 +169,9 @@ def build_parser() -> Parser:
     )
     _common(collect, out="required", seed="of the trajectories")
 
+
+def _add_train(verbs: Verbs) -> None:
+    """From a store to a run."""
     train = verbs.add_parser(
         "train",
         help="train a recipe on a store: world model, critic, Mode-1 policy",
@@ -160,6 +184,9 @@ def build_parser() -> Parser:
     _preset(train)
     _recipe_settings(train)
 
+
+def _add_evaluate(verbs: Verbs) -> None:
+    """From a run to results."""
     evaluate = verbs.add_parser(
         "evaluate",
         help="success of a trained run on fresh tasks, beside reference rows",
@@ -184,11 +211,17 @@ def build_parser() -> Parser:
     )
     _common(evaluate, out="RUN", seed="of the planner's samples (default: the run's)", seed_default=None)
 
+
+def _add_report(verbs: Verbs) -> None:
+    """From a run to a page."""
     report = verbs.add_parser("report", help="one HTML page of a run")
     report.add_argument("run", metavar="RUN", help="folder of a run")
     report.add_argument("--gif", action="store_true", help="also write media/episodes.gif")
     _json(report)
 
+
+def _add_data(verbs: Verbs) -> None:
+    """Look into a store."""
     data = verbs.add_parser("data", help="look into a store, or verify every byte of it").add_subparsers(
         dest="subverb", metavar="info|verify|repair", required=True, parser_class=Parser
     )
@@ -201,11 +234,17 @@ def build_parser() -> Parser:
         sub.add_argument("store", metavar="STORE")
         _json(sub)
 
+
+def _add_envs(verbs: Verbs) -> None:
+    """Look at the environments."""
     envs = verbs.add_parser("envs", help="the environments").add_subparsers(
         dest="subverb", metavar="list", required=True, parser_class=Parser
     )
     _json(envs.add_parser("list", help="the registered environments"))
 
+
+def _add_bench(verbs: Verbs) -> None:
+    """Measure speed."""
     bench = verbs.add_parser("bench", help="speed figures beside what they are compared with").add_subparsers(
         dest="subverb", metavar="speed", required=True, parser_class=Parser
     )
@@ -213,7 +252,6 @@ def build_parser() -> Parser:
     speed.add_argument("--preset", default="default", choices=("default", "smoke"))
     speed.add_argument("--out", metavar="DIR", help="also write DIR/speed.json and DIR/config.json")
     _json(speed)
-    return parser
 
 
 def _common(parser: argparse.ArgumentParser, *, out: str, seed: str, seed_default: int | None = 0) -> None:

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from benchmarks.collecting import collect_store
+from benchmarks.preparation import encode_rows, make_model, split_episodes
 from benchmarks.recipes import resolve
 from benchmarks.runs import RunError
-from benchmarks.stages import RowWindows, _Stages, encode_rows, make_model, split_episodes, train_run
+from benchmarks.stages import RowWindows, _Stages, train_run
 from worldmodel.data import ResidentWindows, StreamingWindows, TrajectoryStore
 from worldmodel.metrics import read_metrics
 

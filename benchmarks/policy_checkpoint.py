@@ -1,0 +1,41 @@
+"""Checkpoints of Mode-1 policies: the folder format of :mod:`worldmodel.checkpoint` with a policy's architecture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from planners.policy import GoalPolicy
+from worldmodel.checkpoint import CheckpointError, load_folder, load_state, save_folder, state_tensors
+
+
+def save_policy(path: Path, policy: GoalPolicy) -> None:
+    """Write the policy as a checkpoint folder."""
+    config = {
+        "kind": "policy",
+        "policy": {
+            "embedding_shape": list(policy.embedding_shape),
+            "low": list(policy.low),
+            "high": list(policy.high),
+            "max_norm": policy.max_norm,
+            "hidden_dims": list(policy.hidden_dims),
+        },
+    }
+    save_folder(path, config, state_tensors(policy))
+
+
+def load_policy(path: Path, device: torch.device | str = "cpu") -> GoalPolicy:
+    """Load a policy written by :func:`save_policy`.
+
+    Raises:
+        CheckpointError: the folder is not a usable policy checkpoint.
+    """
+    config, tensors = load_folder(path)
+    if config.get("kind") != "policy":
+        raise CheckpointError(f"checkpoint kind must be 'policy', got {config.get('kind')!r} in {path}")
+    arguments = dict(config["policy"])
+    hidden_dims = arguments.pop("hidden_dims")
+    policy = GoalPolicy(**arguments, hidden_dims=hidden_dims)
+    load_state(policy, tensors, path)
+    return policy.to(device).eval()
