@@ -12,12 +12,13 @@ from torch import Tensor
 
 from benchmarks.evaluation import make_mpc, simulator_bounds
 from benchmarks.policy_checkpoint import load_policy
-from benchmarks.recipes import PlannerRecipe
+from benchmarks.recipes import PlannerRecipe, like
 from benchmarks.runs import require_part
 from benchmarks.seeding import make_generator
 from envs.registration import make_simulator
 from envs.simulator import Simulator
 from envs.state import State
+from planners import PLANNERS
 from planners.agent import Agent
 from worldmodel.checkpoint import CheckpointError, load_jepa
 from worldmodel.costs import ActionEffort, Cost, LastDistance, SummedDistance
@@ -168,10 +169,16 @@ def with_planner(
     """
     if name is not None and name != recipe.name:
         recipe = dataclasses.replace(recipe, name=name, args={})
+    require_known("planner", recipe.name, PLANNERS)
+    hyperparameters = PLANNERS[recipe.name][1]()
     fields = {f.name for f in dataclasses.fields(PlannerRecipe)} - {"name", "args"}
+    known = [f.name for f in dataclasses.fields(hyperparameters)]
     for key, value in settings:
         if key in fields:
-            recipe = dataclasses.replace(recipe, **{key: value})
+            typed = like(getattr(recipe, key), value, key)
+            recipe = dataclasses.replace(recipe, **{key: typed})
         else:
-            recipe = dataclasses.replace(recipe, args={**recipe.args, key: value})
+            require_known(f"{recipe.name} hyperparameter or planner setting", key, [*known, *sorted(fields)])
+            typed = like(getattr(hyperparameters, key), value, key)
+            recipe = dataclasses.replace(recipe, args={**recipe.args, key: typed})
     return recipe

@@ -15,7 +15,6 @@ from benchmarks.arguments import UsageError, build_parser, key_values
 
 EXIT_USER_ERROR = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _fail(str(error), EXIT_USAGE)
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on from here", EXIT_INTERRUPTED)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        return _fail("interrupted; the same command takes up collecting and training where they stopped", 130)
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         if os.environ.get("WORLDMODEL_TRACEBACK"):
             raise
         return _fail(_one_line(error), EXIT_USER_ERROR)
@@ -59,8 +58,12 @@ def _prepare(arguments: argparse.Namespace) -> None:
         device = torch.device(arguments.device)
     except RuntimeError:
         raise UsageError(f"--device must be cpu, cuda or cuda:N, got {arguments.device!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"--device must be one that is there, got {arguments.device!r} without a GPU")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device must be cpu, cuda or cuda:N, got {arguments.device!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device must be one of {torch.cuda.device_count()} GPUs, got {arguments.device!r}"
+        )
 
 
 def _emit(arguments: argparse.Namespace, value: Any) -> None:  # noqa: ANN401
@@ -99,8 +102,6 @@ def collect(arguments: argparse.Namespace) -> int:
     from envs.registration import make_simulator
 
     env_kwargs = key_values(arguments.env_args)
-    if arguments.device != "cpu":
-        env_kwargs["device"] = arguments.device
     simulator = make_simulator(arguments.env_id, **env_kwargs)
     config = CollectConfig(
         arguments.env_id,
@@ -118,10 +119,12 @@ def collect(arguments: argparse.Namespace) -> int:
             arguments.out,
             seed=arguments.seed,
             split=arguments.split,
+            device=arguments.device,
             on_chunk=lambda done, total: update("collect", done, total, {}),
         )
     if "://" not in arguments.out:
-        settings = {"collect": dataclasses.asdict(config), "seed": arguments.seed, "split": arguments.split}
+        held = dataclasses.replace(config, num_episodes=store.num_episodes)
+        settings = {"collect": dataclasses.asdict(held), "seed": arguments.seed, "split": arguments.split}
         facts = {"command": command_line(), "versions": versions()}
         write_json(Path(arguments.out) / "config.json", {**settings, **facts})
     _emit(arguments, store_facts(store))
@@ -141,7 +144,7 @@ def train(arguments: argparse.Namespace) -> int:
     recipe = resolve(arguments.recipe, arguments.preset, arguments.settings)
     store = TrajectoryStore.open(arguments.data)
     out = Path(arguments.out)
-    start_process_group()
+    device = start_process_group(arguments.device)
     try:
         is_first = rank_and_world_size()[0] == 0
         with progress_bar(make_console(arguments.quiet or not is_first), "steps") as update:
@@ -150,7 +153,7 @@ def train(arguments: argparse.Namespace) -> int:
                 store,
                 out,
                 seed=arguments.seed,
-                device=arguments.device,
+                device=device,
                 on_step=update,
                 tensorboard=arguments.tensorboard,
             )

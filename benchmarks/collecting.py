@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.recipes import CollectConfig
+from benchmarks.recipes import CollectConfig, like
 from benchmarks.seeding import derive_seed, make_generator
 from envs.collect import collect
 from envs.policies import (
@@ -64,10 +64,10 @@ def make_data_policy(expression: str, kwargs: dict[str, Any]) -> Policy:
 
 def _single_policy(name: str, kwargs: dict[str, Any]) -> Policy:
     require_known("data policy", name, POLICIES)
-    known = list(inspect.signature(POLICIES[name]).parameters)
+    known = inspect.signature(POLICIES[name]).parameters
     for argument in kwargs:
         require_known(f"argument of data policy {name}", argument, known)
-    return POLICIES[name](**kwargs)
+    return POLICIES[name](**{key: like(known[key].default, value, key) for key, value in kwargs.items()})
 
 
 def collect_store(
@@ -76,21 +76,23 @@ def collect_store(
     *,
     seed: int,
     split: str = "train",
+    device: torch.device | str = "cpu",
     on_chunk: OnChunk | None = None,
 ) -> TrajectoryStore:
     """Collect trajectories into the store at ``path``, going on where an earlier call with equal settings stopped.
 
     Every chunk of episodes has a seed of its own and is one commit, so that an interrupted and resumed collection
-    holds the same episodes as one that ran through.
+    holds the same episodes as one that ran through. An episode's ``seed`` is its chunk's, ``info["row"]`` its place
+    in the chunk.
 
     Raises:
-        StoreError: there is a store that was collected with other settings.
+        StoreError: there is a store that was collected with other settings, or another process appends to it.
     """
-    simulator = make_simulator(config.env_id, **config.env_kwargs)
+    simulator = make_simulator(config.env_id, **config.env_kwargs, device=device)
     policy = make_data_policy(config.policy, config.policy_kwargs)
     store = _open_or_create(config, path, simulator, seed, split)
     keys = tuple(key for key in store.spec if key not in ("action", "action_valid"))
-    done = store.num_episodes
+    done, index = store.num_episodes, store.next_index
     while done < config.num_episodes:
         number = done // config.chunk
         if done % config.chunk:
@@ -109,12 +111,15 @@ def collect_store(
         )
         factors = episodes.pop("factors")
         count = len(episodes["action"])
-        store.append(
+        appended = store.append(
             episodes,
-            seeds=[derive_seed(seed, "collect", number, row) for row in range(count)],
+            seeds=[derive_seed(seed, "collect", number)] * count,
             split=split,
             factors=factors,
+            info=[{"row": row} for row in range(count)],
+            expected_first=index,  # another process that collects into the same store is refused
         )
+        index = appended.stop
         done += count
         if on_chunk is not None:
             on_chunk(done, config.num_episodes)
@@ -171,9 +176,11 @@ def env_spec(simulator: Simulator) -> dict[str, Any]:
     }
 
 
-def renderer(env: dict[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
+def renderer(
+    env: dict[str, Any], device: torch.device | str = "cpu"
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the function from recorded states ``(rows, S)`` to frames ``(rows, C, rows, cols)`` of an environment."""
-    simulator = make_simulator(env["id"], **env["kwargs"])
+    simulator = make_simulator(env["id"], **env["kwargs"], device=device)
 
     def render(states: torch.Tensor) -> torch.Tensor:
         return simulator.observation(simulator.state_from_vector(states))["pixels"]

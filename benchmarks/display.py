@@ -80,6 +80,7 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         ("at the end %", "right"),
         ("steps (median)", "right"),
         ("ms per action", "right"),
+        ("one alone", "right"),
     ):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in sorted(rows, key=_order):
@@ -93,6 +94,7 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             f"{100 * row['success_rate_final']:.1f}",
             "–" if steps is None else f"{steps:.0f}",
             f"{row['plan_ms']['mean']:.3f}",
+            f"{row['latency_ms']:.2f}" if "latency_ms" in row else "–",
         )
     return table
 

@@ -22,11 +22,12 @@ from benchmarks.seeding import make_generator
 from benchmarks.statistics import wilson_interval
 from envs.policies import StraightLine, UniformRandom, ZeroAction
 from envs.simulator import PlanarWorld, Simulator
-from envs.state import State, repeat_state
+from envs.state import State, index_state, repeat_state
 from planners import ActionBounds, make_planner
 from planners.mpc import MPC, MPCConfig
 
 BOUND_TOLERANCE = 1e-4  # [action units]
+LATENCY_STEPS = 40  # [env steps]
 
 
 class Actor(Protocol):
@@ -52,6 +53,7 @@ class Tasks:
         start: ``B`` states.
         goal: ``B`` states, none of them reached at the start.
         num_steps: budget [env steps].
+        seed: what they were drawn from.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Tasks:
     start: State
     goal: State
     num_steps: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def draw_tasks(simulator: Simulator, config: EvaluationRecipe) -> Tasks:
     solved = int(simulator.success(start, goal).sum())
     if solved:
         raise RuntimeError(f"no task may be solved at its start, got {solved} of {config.num_tasks}")
-    return Tasks(simulator.env_id, config.split, start, goal, config.num_steps)
+    return Tasks(simulator.env_id, config.split, start, goal, config.num_steps, config.seed)
 
 
 def run_episodes(
@@ -162,11 +165,14 @@ def summarise(
             "median": float(np.median(first)) if len(first) else None,
             "p90": float(np.percentile(first, 90)) if len(first) else None,
         },
+        # per environment step and episode, all episodes together; a plan of k steps counts once in k
         "plan_ms": {
             "mean": float(episodes.act_ms.mean()),
             "median": float(np.median(episodes.act_ms)),
             "p90": float(np.percentile(episodes.act_ms, 90)),
         },
+        "task_seed": tasks.seed,
+        "num_steps": steps,
         "env_steps": num * steps,
         "wall_s": episodes.wall_s,
         "bounds_respected": episodes.is_bounded,
@@ -174,6 +180,20 @@ def summarise(
         "versions": versions(),
         "command": command_line(),
     }
+
+
+def measure_latency(
+    simulator: Simulator, actor: Actor, tasks: Tasks, num_steps: int = LATENCY_STEPS
+) -> float:
+    """Return the mean milliseconds per action of an actor that has one episode only."""
+    first = torch.zeros(1, dtype=torch.long)
+    one = dataclasses.replace(
+        tasks,
+        start=index_state(tasks.start, first),
+        goal=index_state(tasks.goal, first),
+        num_steps=min(num_steps, tasks.num_steps),
+    )
+    return float(run_episodes(simulator, actor, one).act_ms.mean())
 
 
 def simulator_bounds(simulator: Simulator) -> ActionBounds:

@@ -25,8 +25,8 @@ def quickstart_table(summaries: Sequence[Mapping[str, Any]]) -> str:
     seeds = ", ".join(str(summary["seed"]) for summary in summaries)
     lines = [
         f"| success on {summaries[0]['tasks']} cross-room tasks, seeds {seeds} | within 200 steps | 95 % interval "
-        "of each | at step 200 | ms per action |",
-        "|---|---|---|---|---|",
+        "of each | at step 200 | ms per action, together | alone |",
+        "|---|---|---|---|---|---|",
     ]
     for agent, words in ROWS.items():
         rows = [summary["agents"][agent] for summary in summaries]
@@ -34,7 +34,9 @@ def quickstart_table(summaries: Sequence[Mapping[str, Any]]) -> str:
         intervals = ", ".join(f"{100 * row['ci95'][0]:.0f}–{100 * row['ci95'][1]:.0f}" for row in rows)
         final = " / ".join(f"{100 * row['success_rate_final']:.1f}" for row in rows)
         ms = sum(row["ms_per_action"] for row in rows) / len(rows)
-        lines.append(f"| {words} | {rates} % | {intervals} | {final} % | {ms:.2g} |")
+        alone = [row["ms_per_action_alone"] for row in rows if row["ms_per_action_alone"] is not None]
+        single = f"{sum(alone) / len(alone):.2g}" if alone else "–"
+        lines.append(f"| {words} | {rates} % | {intervals} | {final} % | {ms:.2g} | {single} |")
     return "\n".join(lines)
 
 

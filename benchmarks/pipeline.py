@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from benchmarks.collecting import make_data_policy
 from benchmarks.evaluation import (
     Tasks,
     draw_tasks,
+    measure_latency,
     reference_actors,
     run_episodes,
     summarise,
@@ -28,7 +30,7 @@ from benchmarks.recording import (
     write_episodes,
     write_probe,
 )
-from benchmarks.runs import add_results, read_config, read_recipe
+from benchmarks.runs import add_results, command_line, read_config, read_recipe, write_json
 from benchmarks.seeding import derive_seed
 
 OnStep = Callable[[str, int, int, Mapping[str, float]], None]  # agent, step, steps in all, scalars
@@ -70,8 +72,8 @@ def evaluate_run(
     planner = planner or recipe.planner
     evaluation = evaluation or recipe.evaluation
     trained = load_run(run, device)
-    if seed is None:
-        seed = int(read_config(run).get("seed", 0))
+    config = read_config(run)
+    seed = int(config.get("seed", 0)) if seed is None else seed
     simulator = trained.simulator
     tasks = draw_tasks(simulator, evaluation)
 
@@ -92,6 +94,18 @@ def evaluate_run(
             used = planner if name == "oracle" else None
             rows.append(summarise(episodes, tasks, agent=name, planner=used))
     add_results(out, rows)
+    settings = {
+        "planner": dataclasses.asdict(planner),
+        "evaluation": dataclasses.asdict(evaluation),
+        "seed": seed,
+        "device": device,
+        "run": str(run),
+        "command": command_line(),
+    }
+    if out.resolve() == run.resolve():
+        write_json(out / "config.json", {**config, "evaluate": settings})
+    else:
+        write_json(out / "config.json", {**config, "evaluate": settings, "command": command_line()})
     if with_media and is_planar(simulator):
         write_episodes(out / "media" / "episodes.json", simulator, media)
         policy = make_data_policy(recipe.collect.policy, recipe.collect.policy_kwargs)
@@ -130,6 +144,10 @@ def _evaluate_mode(
         device=str(trained.device),
     )
     simulator = actor.simulator
+    alone = LearnedActor(
+        trained, simulator, mode=actor.agent.mode, planner=planner, seed=derive_seed(seed, "latency")
+    )
+    row["latency_ms"] = measure_latency(simulator, alone, tasks)
     if not (with_media and is_planar(simulator)):
         return row, []
     chosen = choose_rows(episodes.reached, RECORDED[name])

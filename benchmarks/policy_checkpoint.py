@@ -34,8 +34,9 @@ def load_policy(path: Path, device: torch.device | str = "cpu") -> GoalPolicy:
     config, tensors = load_folder(path)
     if config.get("kind") != "policy":
         raise CheckpointError(f"checkpoint kind must be 'policy', got {config.get('kind')!r} in {path}")
-    arguments = dict(config["policy"])
-    hidden_dims = arguments.pop("hidden_dims")
-    policy = GoalPolicy(**arguments, hidden_dims=hidden_dims)
+    try:
+        policy = GoalPolicy(**config["policy"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"config.json must describe a policy, got {path}: {error}") from error
     load_state(policy, tensors, path)
     return policy.to(device).eval()

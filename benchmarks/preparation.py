@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.collecting import renderer
-from benchmarks.recipes import Recipe
+from benchmarks.recipes import CollectConfig, Recipe
+from benchmarks.runs import RunError
 from worldmodel.data import ResidentWindows, StreamingWindows, TrajectoryStore
 from worldmodel.jepa import JEPA, ModelConfig, build_jepa
 
@@ -19,20 +21,60 @@ ENCODE_ROWS = 4096  # frames encoded at once
 
 
 def split_episodes(recipe: Recipe, store: TrajectoryStore) -> dict[str, np.ndarray]:
-    """Return the episode indices of "train" and "val"; layouts do not straddle the two where there are several."""
+    """Part the store's training episodes into "train" and "val"; layouts do not straddle the two if there are several.
+
+    Raises:
+        ValueError: the store has no episodes of its split "train".
+    """
     episodes = store.episodes
+    ours = episodes["episode_index"][np.asarray(episodes["split"]) == "train"]
+    if len(ours) == 0:
+        found = ", ".join(sorted(set(episodes["split"]))) or "no episodes"
+        raise ValueError(f"a store to train on must have episodes of the split 'train', got {found}")
     fraction = recipe.objective.val_fraction
-    if fraction == 0 or store.num_episodes < 2:
-        return {"train": episodes["episode_index"], "val": np.empty(0, np.int64)}
+    if fraction == 0 or len(ours) < 2:
+        return {"train": ours, "val": np.empty(0, np.int64)}
     has_layouts = "layout_id" in episodes and len(np.unique(episodes["layout_id"])) > 1
     shares = {"train": 1 - fraction, "val": fraction}
-    return store.split_episodes(shares, seed=0, by="layout_id" if has_layouts else "seed")
+    split = store.split_episodes(shares, seed=0, by="layout_id" if has_layouts else "episode")
+    return {name: np.intersect1d(indices, ours) for name, indices in split.items()}
 
 
-def derived_keys(store: TrajectoryStore, keys: list[str]) -> dict[str, Any]:
-    """Frames of a store that holds states only are rendered in the batch."""
+def with_collection_of(recipe: Recipe, store: TrajectoryStore) -> Recipe:
+    """Return the recipe with the settings that the store was really collected with.
+
+    Raises:
+        RunError: the store is of another environment than the recipe's.
+    """
+    if store.env["id"] != recipe.collect.env_id:
+        raise RunError(
+            f"recipe {recipe.name} must be trained on {recipe.collect.env_id}, got a store of {store.env['id']}; "
+            f"pass --set collect.env_id={store.env['id']} to train it there"
+        )
+    settings = store.metadata.get("collect", {})
+    names = {f.name for f in dataclasses.fields(CollectConfig)}
+    collect = CollectConfig(**{key: value for key, value in settings.items() if key in names})
+    if not settings:
+        collect = recipe.collect
+    return dataclasses.replace(recipe, collect=dataclasses.replace(collect, num_episodes=store.num_episodes))
+
+
+def store_facts(store: TrajectoryStore) -> dict[str, Any]:
+    """Return what a run says about the store that it was trained on."""
+    return {
+        "path": str(store.path),
+        "env": store.env,
+        "num_episodes": store.num_episodes,
+        "num_steps": store.num_steps,
+    }
+
+
+def derived_keys(
+    store: TrajectoryStore, keys: list[str], device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """Frames of a store that holds states only are rendered in the batch, on ``device``."""
     if "pixels" in keys and "pixels" not in store.spec and "state" in store.spec:
-        return {"pixels": ("state", renderer(store.env))}
+        return {"pixels": ("state", renderer(store.env, device))}
     return {}
 
 
@@ -72,10 +114,10 @@ def make_model(recipe: Recipe, store: TrajectoryStore, seed: int) -> JEPA:
 
 
 @torch.no_grad()
-def encode_rows(model: JEPA, windows: Windows, keys: list[str], derived: Mapping[str, Any]) -> Tensor:
+def encode_resident(
+    model: JEPA, windows: ResidentWindows, keys: list[str], derived: Mapping[str, Any]
+) -> Tensor:
     """Encode all rows of the windows' episodes to flat embeddings ``(rows, D)``, in order."""
-    if not isinstance(windows, ResidentWindows):
-        return _encode_streamed(model, windows, keys)
     num_rows = len(next(iter(windows.arrays.values())))
     parts = []
     for first in range(0, num_rows, ENCODE_ROWS):
@@ -90,14 +132,19 @@ def encode_rows(model: JEPA, windows: Windows, keys: list[str], derived: Mapping
     return torch.cat(parts)
 
 
-def _encode_streamed(model: JEPA, windows: StreamingWindows, keys: list[str]) -> Tensor:
-    """Encode episode by episode through windows; the last window of an episode overlaps the one before."""
-    length, offsets = windows.length, windows.offsets
+@torch.no_grad()
+def encode_streamed(
+    model: JEPA,
+    store: TrajectoryStore,
+    keys: list[str],
+    derived: Mapping[str, Any],
+    episodes: np.ndarray,
+    device: torch.device,
+) -> Tensor:
+    """Encode all rows of ``episodes`` to flat embeddings ``(rows, D)``, reading a few thousand frames at a time."""
     parts = []
-    for first, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-        starts = torch.tensor([*range(first, end - length, length), end - length])
-        batch = windows.gather(starts)
-        embeddings = model.encode({key: batch[key] for key in keys}).flatten(2)  # (W, T, D)
-        overlap = len(starts) * length - (end - first)
-        parts += [embeddings[:-1].flatten(0, 1), embeddings[-1, overlap:]]
+    with StreamingWindows(store, keys, 1, episodes=episodes, device=device, derived=derived) as rows:
+        for first in range(0, rows.num_windows, ENCODE_ROWS):
+            batch = rows.gather(rows.starts[first : first + ENCODE_ROWS])
+            parts.append(model.encode({key: batch[key][:, 0] for key in keys}).flatten(1))
     return torch.cat(parts)

@@ -17,6 +17,16 @@ from worldmodel.jepa import require_known
 from worldmodel.training import FitConfig
 
 
+def _require_positive(config: object, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{type(config).__name__}.{name} must be >= 1, got {getattr(config, name)}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class CollectConfig:
     """How trajectories are made."""
@@ -30,6 +40,9 @@ class CollectConfig:
     num_steps: int = 90  # actions per episode
     chunk: int = 250  # episodes per commit; an interrupted collection loses at most one
     states_only: bool = False  # store simulator states, render in the batch
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "num_episodes", "num_steps", "chunk")
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,9 @@ class ObjectiveRecipe:
     val_fraction: float = 0.05  # episodes, or layouts where there are several, held out of all training
 
     def __post_init__(self) -> None:
+        _require_positive(self, "rollout_steps", "batch_size")
+        if not self.weights or not all(_is_number(weight) for weight in self.weights.values()):
+            raise ValueError(f"objective.weights must be numbers by name, at least one, got {self.weights}")
         if self.window <= self.rollout_steps:
             raise ValueError(
                 f"objective.window must be > objective.rollout_steps ({self.rollout_steps}), got {self.window}"
@@ -76,6 +92,9 @@ class RefitRecipe:
     num_steps: int = 8  # rollout steps
     batch_size: int = 512
 
+    def __post_init__(self) -> None:
+        _require_positive(self, "num_steps", "batch_size")
+
 
 @dataclass(frozen=True)
 class CriticRecipe:
@@ -84,6 +103,9 @@ class CriticRecipe:
     fit: FitConfig
     critic: CriticConfig = field(default_factory=CriticConfig)
     batch_size: int = 512
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "batch_size")
 
 
 @dataclass(frozen=True)
@@ -97,6 +119,7 @@ class ActorRecipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_dims", tuple(self.hidden_dims))
+        _require_positive(self, "horizon", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -302,7 +325,7 @@ def _replace(config: Any, path: Sequence[str], text: str, full: str) -> Any:  # 
         value = _parse(text)
         current = config.get(head) if isinstance(config, dict) else getattr(config, head)
         if value is not None or head not in _optional(config):
-            value = _like(current, value, full)
+            value = like(current, value, full)
     if isinstance(config, dict):
         return {**config, head: value}
     return dataclasses.replace(config, **{head: value})
@@ -322,7 +345,7 @@ def _parse(text: str) -> Any:  # noqa: ANN401
         return {"True": True, "False": False}.get(text, text)
 
 
-def _like(current: Any, value: Any, full: str) -> Any:  # noqa: ANN401
+def like(current: Any, value: Any, full: str) -> Any:  # noqa: ANN401
     """Check that an override has the type of what it replaces; whole numbers stand for floats."""
     value = _as_tuple(value)
     if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):

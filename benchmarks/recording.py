@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -140,7 +141,11 @@ def choose_rows(reached: Tensor, num: int) -> Tensor:
 
 
 def write_episodes(path: Path, simulator: PlanarSimulator, entries: list[dict[str, Any]]) -> None:
-    """Write ``media/episodes.json``."""
+    """Write ``media/episodes.json``; episodes of agents that were not recorded now stay as they were."""
+    fresh = {entry["agent"] for entry in entries}
+    earlier = json.loads(path.read_text())["episodes"] if path.exists() else []
+    kept = [entry for entry in earlier if entry["agent"] not in fresh]
+    entries = sorted(entries + kept, key=lambda entry: entry["agent"], reverse=True)  # mode 2 first
     value = {
         "extent": list(simulator.extent),
         "unit": "px",

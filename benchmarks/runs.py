@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +41,7 @@ def versions() -> dict[str, str]:
 
 def command_line() -> str:
     """Return the command as a user would type it again."""
-    return " ".join(["worldmodel", *sys.argv[1:]])
+    return shlex.join(["worldmodel", *sys.argv[1:]])
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
@@ -55,7 +56,9 @@ def write_config(run: Path, recipe: Recipe, **facts: Any) -> None:  # noqa: ANN4
     """Write or extend ``config.json``: the resolved recipe, and facts about how it was run."""
     path = run / "config.json"
     config = json.loads(path.read_text()) if path.exists() else {}
-    seconds = {**config.get("seconds", {}), **facts.pop("seconds", {})}
+    seconds = dict(config.get("seconds", {}))
+    for part, spent in facts.pop("seconds", {}).items():
+        seconds[part] = round(seconds.get(part, 0.0) + spent, 1)  # a resumed part goes on counting
     config |= {
         "recipe": dataclasses.asdict(recipe),
         "threads": torch.get_num_threads(),
@@ -64,6 +67,47 @@ def write_config(run: Path, recipe: Recipe, **facts: Any) -> None:  # noqa: ANN4
         "seconds": seconds,
     }
     write_json(path, config)
+
+
+def begin_run(run: Path, recipe: Recipe, *, seed: int, device: str, store: Mapping[str, Any]) -> None:
+    """Write what a run is before its first step, or check that a run to be continued is this one.
+
+    Raises:
+        RunError: the folder holds a run with another recipe, seed or store.
+    """
+    check_same_run(run, recipe, seed)
+    if (run / "config.json").exists():
+        earlier = read_config(run).get("store", {})
+        sizes = ("num_episodes", "num_steps")
+        if earlier and any(earlier[key] != store[key] for key in sizes):
+            raise RunError(
+                f"{run} must be continued with the same data of {earlier['num_episodes']} episodes, "
+                f"got {store['num_episodes']}; choose another --out"
+            )
+    write_config(run, recipe, seed=seed, device=device, store=dict(store), command=command_line())
+
+
+def check_same_run(run: Path, recipe: Recipe, seed: int) -> None:
+    """A run folder holds one run: going on with other settings would mix two.
+
+    Raises:
+        RunError: the folder holds a run with another recipe or seed.
+    """
+    if not (run / "config.json").exists():
+        return
+    config = read_config(run)
+    if config.get("seed", seed) != seed:
+        raise RunError(
+            f"{run} must be continued with the same seed {config['seed']}, got {seed}; choose another --out"
+        )
+    theirs, ours = config.get("recipe", {}), json.loads(json.dumps(dataclasses.asdict(recipe)))
+    trained = ("collect", "model", "objective", "world_model", "predictor", "critic", "actor")
+    changed = [key for key in trained if key in theirs and theirs[key] != ours[key]]
+    if changed:
+        raise RunError(
+            f"{run} must be continued with the same recipe, got other {', '.join(changed)}; "
+            "choose another --out"
+        )
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -96,10 +140,11 @@ def read_results(run: Path) -> list[dict[str, Any]]:
 
 
 def add_results(run: Path, evaluations: list[dict[str, Any]]) -> None:
-    """Add evaluations; one of the same agent, planner, task and split takes the place of the earlier."""
+    """Add evaluations; one of the same agent, planner settings, tasks and seed takes the place of the earlier."""
 
-    def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-        return row["agent"], row["planner"], row["task"], row["split"]
+    def key(row: Mapping[str, Any]) -> str:
+        same = ("agent", "planner_settings", "task", "split", "episodes", "num_steps", "task_seed", "seeds")
+        return json.dumps([row.get(name) for name in same], sort_keys=True)
 
     fresh = {key(row) for row in evaluations}
     kept = [row for row in read_results(run) if key(row) not in fresh]

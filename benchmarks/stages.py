@@ -10,8 +10,6 @@ Each stage resumes where a kill left it, and is skipped once its checkpoint exis
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,9 +19,18 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.policy_checkpoint import save_policy
-from benchmarks.preparation import Windows, derived_keys, encode_rows, make_model, split_episodes
+from benchmarks.preparation import (
+    Windows,
+    derived_keys,
+    encode_resident,
+    encode_streamed,
+    make_model,
+    split_episodes,
+    store_facts,
+    with_collection_of,
+)
 from benchmarks.recipes import Recipe
-from benchmarks.runs import RunError, read_config, write_config
+from benchmarks.runs import begin_run, write_config
 from benchmarks.seeding import derive_seed
 from planners.policy import GoalPolicy, ImaginationObjective
 from worldmodel.checkpoint import load_jepa, save_jepa
@@ -31,6 +38,7 @@ from worldmodel.critic import Critic, CriticObjective, GoalPairs, load_critic, s
 from worldmodel.data import ResidentWindows, TrajectoryStore, open_windows
 from worldmodel.distributed import rank_and_world_size, stop_process_group
 from worldmodel.jepa import JEPA
+from worldmodel.memory import ShortTermMemory
 from worldmodel.objectives import JEPAObjective
 from worldmodel.training import FitConfig, fit
 
@@ -50,37 +58,23 @@ def train_run(
     """Train all stages of ``recipe`` on ``store`` into the folder ``run``.
 
     In a process group the world model is trained by all ranks; then the group is left, and rank 0 goes on alone.
+
+    Raises:
+        RunError: the folder holds a run of another recipe, seed or data, or the store is of another environment
+            than the recipe's.
     """
-    _check_same_run(recipe, run, seed)
+    rank = rank_and_world_size()[0]
+    recipe = with_collection_of(recipe, store)
+    if rank == 0:
+        begin_run(run, recipe, seed=seed, device=str(device), store=store_facts(store))
     stages = _Stages(recipe, store, run, seed, torch.device(device), on_step, tensorboard)
     model = stages.world_model()
-    rank = rank_and_world_size()[0]
     stop_process_group()  # the later stages train on cached embeddings, in one process
     if rank != 0:
         return
     stages.refit_predictor(model)
     critic = stages.critic(model)
     stages.actor(model, critic)
-
-
-def _check_same_run(recipe: Recipe, run: Path, seed: int) -> None:
-    """A run folder holds one run: going on with other settings would mix two."""
-    if not (run / "config.json").exists():
-        return
-    config, ours = read_config(run), dataclasses.asdict(recipe)
-    if config.get("seed", seed) != seed:
-        raise RunError(
-            f"{run} must be continued with the same seed {config['seed']}, got {seed}; choose another --out"
-        )
-    theirs = json.loads(json.dumps(config.get("recipe", {})))
-    ours = json.loads(json.dumps(ours))
-    trained = ("collect", "model", "objective", "world_model", "predictor", "critic", "actor")
-    changed = [key for key in trained if key in theirs and theirs[key] != ours[key]]
-    if changed:
-        raise RunError(
-            f"{run} must be continued with the same recipe, got other {', '.join(changed)}; "
-            "choose another --out"
-        )
 
 
 class _Stages:
@@ -117,7 +111,7 @@ class _Stages:
             self.recipe.objective.window,
             episodes=episodes,
             device=self.device,
-            derived=derived_keys(self.store, keys),
+            derived=derived_keys(self.store, keys, self.device),
         )
 
     def _val_batch(self) -> dict[str, Tensor] | None:
@@ -153,7 +147,15 @@ class _Stages:
             size = objective.batch_size
             return self.windows.batch_at(step, size, data_seed, rank=rank, world_size=world_size)
 
-        self._fit(module, batches, objective.weights, recipe.world_model, "world_model", model.update_target)
+        self._fit(
+            module,
+            batches,
+            objective.weights,
+            recipe.world_model,
+            "world_model",
+            after_step=model.update_target,
+            val_batch=self._val_batch(),
+        )
         return model
 
     def refit_predictor(self, model: JEPA) -> None:
@@ -167,6 +169,7 @@ class _Stages:
             return
         embeddings, actions, offsets = self.cached(model)
         model.untie_norm()
+        was_trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
         model.requires_grad_(False)
         module = PredictorObjective(model)
         windows = RowWindows(
@@ -178,7 +181,8 @@ class _Stages:
             return {"embedding": embeddings[rows], "action": actions[rows[:, :-1]]}
 
         self._fit(module, batches, {"prediction": 1.0}, config.fit, "predictor")
-        model.requires_grad_(True)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(was_trained[name])
         self._save_model(model)
 
     def critic(self, model: JEPA) -> Critic:
@@ -234,7 +238,15 @@ class _Stages:
                 "goal": embeddings[rows[1]].unflatten(1, model.embedding_shape),
             }
 
-        module = ImaginationObjective(policy, model.predict, cost, horizon=config.horizon)
+        def imagine_step(
+            embedding: Tensor, action: Tensor, memory: ShortTermMemory | None
+        ) -> tuple[Tensor, ShortTermMemory | None]:
+            if model.predictor.context == 0:
+                return model.predict(embedding, action), None
+            memory = memory or model.empty_memory(len(embedding))
+            return model.predict(embedding, action, memory=memory), model.remember(memory, embedding, action)
+
+        module = ImaginationObjective(policy, imagine_step, cost, horizon=config.horizon)
         self._fit(module, batches, {"imagined_cost": 1.0}, config.fit, "actor")
         save_policy(path, policy)
 
@@ -246,11 +258,13 @@ class _Stages:
         """
         if self._cached is None:
             keys, windows = list(self.recipe.model.keys), self.windows
-            embeddings = encode_rows(model, windows, keys, derived_keys(self.store, keys))
+            derived = derived_keys(self.store, keys, self.device)
             if isinstance(windows, ResidentWindows):
+                embeddings = encode_resident(model, windows, keys, derived)
                 actions = windows.arrays["action"]
             else:
                 episodes = split_episodes(self.recipe, self.store)["train"]
+                embeddings = encode_streamed(model, self.store, keys, derived, episodes, self.device)
                 actions = torch.from_numpy(self.store.read(["action"], episodes)["action"]).to(self.device)
             self._cached = embeddings, actions, windows.offsets
             windows.close()
@@ -289,9 +303,7 @@ class _Stages:
             tensorboard=self.tensorboard,
         )
         if rank_and_world_size()[0] == 0:
-            write_config(
-                self.run, self.recipe, seed=self.seed, seconds={stage: round(time.perf_counter() - began, 1)}
-            )
+            write_config(self.run, self.recipe, seconds={stage: time.perf_counter() - began})
 
 
 class PredictorObjective(nn.Module):

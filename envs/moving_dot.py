@@ -105,7 +105,7 @@ class MovingDot:
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        """Keyword arguments that rebuild this simulator; JSON-able.
+        """Keyword arguments that rebuild this simulator, on any device; JSON-able.
 
         Raises:
             ValueError: ``textures`` were given as an array.
@@ -120,7 +120,6 @@ class MovingDot:
         return {
             **{name: getattr(self, name) for name in names},
             "textures": textures,
-            "device": str(self.device),
         }
 
     def initial(

@@ -50,7 +50,12 @@ def make_simulator(env_id: str, **kwargs: Any) -> Simulator:  # noqa: ANN401  (c
     for key in kwargs:
         if key not in known:
             raise ValueError(f"a keyword of {env_id} must be known, got {key!r}{did_you_mean(key, known)}")
-    return simulator(**kwargs)
+    try:
+        return simulator(**kwargs)
+    except TypeError as error:
+        raise ValueError(
+            f"keywords of {env_id} must have the types of their defaults, got {kwargs}"
+        ) from error
 
 
 def register_envs() -> None:

@@ -37,7 +37,7 @@ class Simulator(Protocol):
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        """Keyword arguments that rebuild this simulator; JSON-able."""
+        """Keyword arguments that rebuild this simulator, on any device; JSON-able."""
 
     def initial(
         self,

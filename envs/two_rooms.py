@@ -102,9 +102,9 @@ class TwoRooms:
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        """Keyword arguments that rebuild this simulator; JSON-able."""
+        """Keyword arguments that rebuild this simulator, on any device; JSON-able."""
         names = ("layout", "image_size", "rgb", "max_step", "goal_room", "success_radius", "max_steps")
-        return {**{name: getattr(self, name) for name in names}, "device": str(self.device)}
+        return {name: getattr(self, name) for name in names}
 
     def initial(
         self,

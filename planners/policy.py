@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from planners.bounds import ActionBounds
 
-PredictFn = Callable[[Tensor, Tensor], Tensor]  # embedding (B, *D), action (B, A) -> next embedding (B, *D)
+# embedding (B, *D), action (B, A), memory or None -> next embedding (B, *D) and memory
+StepFn = Callable[[Tensor, Tensor, Any], tuple[Tensor, Any]]
 EmbeddingCostFn = Callable[[Tensor, Tensor, Tensor], Tensor]  # (B, H, *D), (B, H, A), goal (B, *D) -> (B,)
 
 
@@ -85,13 +87,13 @@ class GoalPolicy(nn.Module):
 
 
 def imagine(
-    policy: nn.Module, predict: PredictFn, embedding: Tensor, goal: Tensor, horizon: int
+    policy: nn.Module, step: StepFn, embedding: Tensor, goal: Tensor, horizon: int
 ) -> tuple[Tensor, Tensor]:
     """Let the policy act in the world model.
 
     Args:
         policy: ``(embedding, goal) -> action``.
-        predict: one step of the world model.
+        step: one step of the world model; it is handed the memory that it returned, at first None.
         embedding: ``(B, *D)`` where imagination starts.
         goal: ``(B, *D)``.
         horizon: steps, ``H``.
@@ -99,10 +101,10 @@ def imagine(
     Returns:
         Embeddings ``(B, H, *D)`` after each action, and actions ``(B, H, A)``.
     """
-    embeddings, actions = [], []
+    embeddings, actions, memory = [], [], None
     for _ in range(horizon):
         action = policy(embedding, goal)
-        embedding = predict(embedding, action)
+        embedding, memory = step(embedding, action, memory)
         embeddings.append(embedding)
         actions.append(action)
     return torch.stack(embeddings, dim=1), torch.stack(actions, dim=1)
@@ -113,26 +115,22 @@ class ImaginationObjective(nn.Module):
 
     Args:
         policy: the policy to train.
-        predict: one step of a frozen world model, differentiable in embedding and action.
+        step: one step of a frozen world model, differentiable in embedding and action.
         cost: a differentiable cost of imagined embeddings.
         horizon: imagined steps.
     """
 
-    def __init__(
-        self, policy: GoalPolicy, predict: PredictFn, cost: EmbeddingCostFn, *, horizon: int = 4
-    ) -> None:
+    def __init__(self, policy: GoalPolicy, step: StepFn, cost: EmbeddingCostFn, *, horizon: int = 4) -> None:
         super().__init__()
         if horizon < 1:
             raise ValueError(f"horizon must be >= 1, got {horizon}")
         self.policy = policy
         self.horizon = horizon
         # Kept out of the module tree: the model and the cost are used, not trained or saved.
-        self._predict = (predict,)
+        self._step = (step,)
         self._cost = (cost,)
 
     def forward(self, batch: Mapping[str, Tensor], step: int = 0) -> dict[str, Tensor]:  # noqa: ARG002
         """Return ``{"imagined_cost": mean cost}`` for ``batch["start"]`` and ``batch["goal"]``; ``step`` is not read."""
-        embeddings, actions = imagine(
-            self.policy, self._predict[0], batch["start"], batch["goal"], self.horizon
-        )
+        embeddings, actions = imagine(self.policy, self._step[0], batch["start"], batch["goal"], self.horizon)
         return {"imagined_cost": self._cost[0](embeddings, actions, batch["goal"]).mean()}

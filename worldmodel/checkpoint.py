@@ -2,8 +2,8 @@
 
 A checkpoint carries all that inference needs: architecture, weights, normalisation statistics (they are buffers),
 and whatever the recipe adds under ``"extra"`` (environment, action bounds, training settings, software versions).
-``config.json`` holds the SHA-256 of the weights, so a flipped byte is found at loading. Writing is atomic: a kill leaves
-the previous folder or the next one, never a half of each.
+``config.json`` holds the SHA-256 of the weights and of itself, so a changed byte is found at loading.
+Writing is atomic: a kill leaves the previous folder or the next one, never a half of each.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def save_folder(path: Path | str, config: Mapping[str, Any], tensors: Mapping[st
         blob = safetensors.torch.save(dict(tensors))
         (staging / "model.safetensors").write_bytes(blob)
         full = {"format": FORMAT, **config, "sha256": hashlib.sha256(blob).hexdigest()}
+        full["config_sha256"] = _config_digest(full)
         (staging / "config.json").write_text(json.dumps(full, indent=2) + "\n")
         for file in staging.iterdir():
             with file.open("rb") as handle:
@@ -71,6 +72,12 @@ def _recover(path: Path) -> None:
         retired[-1].rename(path)
 
 
+def _config_digest(config: Mapping[str, Any]) -> str:
+    """Digest of a configuration without its own digest, whatever the order and spacing of its JSON."""
+    rest = {key: value for key, value in config.items() if key != "config_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def load_folder(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a checkpoint folder.
 
@@ -90,6 +97,11 @@ def load_folder(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         got = config.get("format") if isinstance(config, dict) else type(config).__name__
         raise CheckpointError(f"checkpoint format must be {FORMAT}, got {got!r} in {path}")
+    if _config_digest(config) != config.get("config_sha256"):
+        raise CheckpointError(
+            f"config.json must have the SHA-256 recorded in it, got another in {path}: "
+            "it was changed or damaged after it was written"
+        )
     blob = (path / "model.safetensors").read_bytes()
     digest = hashlib.sha256(blob).hexdigest()
     if digest != config.get("sha256"):
@@ -144,4 +156,4 @@ def load_jepa(path: Path | str, device: torch.device | str = "cpu") -> tuple[JEP
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"config.json must describe a model, got {path}: {error}") from error
     load_state(model, tensors, path)
-    return model.to(device).eval(), config["extra"]
+    return model.to(device).eval(), config.get("extra", {})

@@ -43,8 +43,11 @@ class CriticConfig:
         for name in ("hindsight", "expectile", "target_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        if self.max_lag < 1:
-            raise ValueError(f"max_lag must be >= 1, got {self.max_lag}")
+        for name, value in (("max_lag", self.max_lag), ("feature_dim", self.feature_dim)):
+            if value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+        if any(width < 1 for width in self.hidden_dims):
+            raise ValueError(f"hidden_dims must be >= 1, got {self.hidden_dims}")
         if not self.hindsight_mean >= 1:
             raise ValueError(f"hindsight_mean must be >= 1, got {self.hindsight_mean}")
 
@@ -185,6 +188,9 @@ def load_critic(path: Path | str, device: torch.device | str = "cpu") -> Critic:
     config, tensors = load_folder(path)
     if config.get("kind") != "critic":
         raise CheckpointError(f"checkpoint kind must be 'critic', got {config.get('kind')!r} in {path}")
-    critic = Critic(config["embedding_shape"], CriticConfig(**config["critic"]))
+    try:
+        critic = Critic(config["embedding_shape"], CriticConfig(**config["critic"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"config.json must describe a critic, got {path}: {error}") from error
     load_state(critic, tensors, path)
     return critic.to(device).eval()

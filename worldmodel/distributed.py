@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -25,14 +25,23 @@ def rank_and_world_size() -> tuple[int, int]:
     return 0, 1
 
 
-def start_process_group() -> bool:
-    """Join the process group that ``torchrun`` describes in the environment; false when there is none."""
+def start_process_group(device: torch.device | str) -> torch.device:
+    """Join the process group that ``torchrun`` describes in the environment, if there is one.
+
+    Args:
+        device: ``cpu`` for gloo; ``cuda`` for NCCL, with one GPU per local rank.
+
+    Returns:
+        This process's device.
+    """
+    device = torch.device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        return False
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return True
+        return device
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
 
 
 def stop_process_group() -> None:
@@ -54,9 +63,50 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ANN401
-        grad = grads[0].contiguous()
+        grad = grads[0].contiguous().clone()
         dist.all_reduce(grad)
         return grad[ctx.rows]
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """All-reduce a sum; so is the gradient, since every rank's loss depends on every rank's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:  # noqa: ANN401, ARG004
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ANN401, ARG004
+        grad = grads[0].contiguous().clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+class JointBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation over the joint batch of all ranks, on any device (torch's SyncBatchNorm is for GPUs)."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
+        """Normalise ``(M, C, h, w)``."""
+        if not self.training or rank_and_world_size()[1] == 1:
+            return super().forward(input)
+        axes = (0, 2, 3)
+        count = torch.tensor([input.numel() / input.shape[1]], device=input.device)
+        total = _SumOverRanks.apply(torch.cat([count, input.sum(axes), input.square().sum(axes)]))
+        number, channels = total[0], input.shape[1]
+        mean, mean_square = total[1 : channels + 1] / number, total[channels + 1 :] / number
+        var = mean_square - mean.square()
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            assert self.momentum is not None
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * number / (number - 1), self.momentum)
+            self.num_batches_tracked.add_(1)
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return input * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
 
 
 def gather_rows(tensor: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from worldmodel.distributed import JointBatchNorm2d
+
 Shape = tuple[int, ...]
 
 
@@ -88,7 +90,7 @@ class PatchEncoder(PixelEncoder):
     """Non-overlapping patches (convolution with stride = kernel), ReLU, MLP.
 
     Args:
-        image_shape: ``(C, rows, cols)``; rows and cols are padded by nothing, so ``patch_size`` should divide them.
+        image_shape: ``(C, rows, cols)``; ``patch_size`` divides rows and cols.
         embedding_dim: ``D``.
         patch_size: kernel and stride of the stem [px].
         channels: features per patch.
@@ -108,6 +110,10 @@ class PatchEncoder(PixelEncoder):
         feature_map: bool = False,
         key: str = "pixels",
     ) -> None:
+        if any(side % patch_size for side in image_shape[1:]):
+            raise ValueError(
+                f"patch_size must divide the rows and cols of the image, {tuple(image_shape[1:])}, got {patch_size}"
+            )
         stem = nn.Sequential(nn.Conv2d(image_shape[0], channels, patch_size, stride=patch_size), nn.ReLU())
         super().__init__(
             stem, image_shape, embedding_dim, hidden_dims=hidden_dims, feature_map=feature_map, key=key
@@ -136,9 +142,9 @@ class ConvEncoder(PixelEncoder):
     ) -> None:
         first, second, third = channels
         trunk = nn.Sequential(
-            *(nn.Conv2d(image_shape[0], first, 5, stride=2, padding=2), nn.ReLU(), nn.BatchNorm2d(first)),
-            *(nn.Conv2d(first, second, 5, stride=2, padding=2), nn.ReLU(), nn.BatchNorm2d(second)),
-            *(nn.Conv2d(second, third, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(third)),
+            *(nn.Conv2d(image_shape[0], first, 5, stride=2, padding=2), nn.ReLU(), JointBatchNorm2d(first)),
+            *(nn.Conv2d(first, second, 5, stride=2, padding=2), nn.ReLU(), JointBatchNorm2d(second)),
+            *(nn.Conv2d(second, third, 3, padding=1), nn.ReLU(), JointBatchNorm2d(third)),
             nn.AvgPool2d(2),
         )
         super().__init__(trunk, image_shape, embedding_dim, feature_map=feature_map, key=key)

@@ -95,8 +95,9 @@ class ModelConfig:
         require_known("target", self.target, TARGETS)
         if not self.observation:
             raise ValueError("observation must name at least one key, got {}")
-        if self.action_dim < 1:
-            raise ValueError(f"action_dim must be >= 1, got {self.action_dim}")
+        for name, least in (("action_dim", 1), ("embedding_dim", 1), ("latent_dim", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
         if not 0 <= self.ema_momentum <= 1:
             raise ValueError(f"ema_momentum must be in [0, 1], got {self.ema_momentum}")
 
@@ -173,11 +174,13 @@ def build_encoder(config: ModelConfig) -> Encoder:
     if len(images) != 1 or len(vectors) > 1 or len(images) + len(vectors) != len(shapes):
         raise ValueError(f"observation must be one image and at most one vector, got {shapes}")
     kind = PIXEL_ENCODERS[config.encoder]
-    require_known_arguments(f"encoder {config.encoder}", kind, config.encoder_args)
-    pixel_encoder = kind(shapes[images[0]], config.embedding_dim, key=images[0], **config.encoder_args)
+    arguments = dict(config.encoder_args)
+    fusion = {"proprio_dim": arguments.pop("proprio_dim")} if vectors and "proprio_dim" in arguments else {}
+    require_known_arguments(f"encoder {config.encoder}", kind, arguments)
+    pixel_encoder = kind(shapes[images[0]], config.embedding_dim, key=images[0], **arguments)
     if not vectors:
         return pixel_encoder
-    return FusedEncoder(pixel_encoder, shapes[vectors[0]], key=vectors[0])
+    return FusedEncoder(pixel_encoder, shapes[vectors[0]], key=vectors[0], **fusion)
 
 
 class JEPA(nn.Module):

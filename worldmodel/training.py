@@ -53,6 +53,8 @@ class FitConfig:
     checkpoint_every: int = 500  # steps
 
     def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must be >= 0, got {self.warmup_steps}")
         for name in ("num_steps", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
@@ -147,11 +149,12 @@ def fit(
             loss = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
             is_saved = (step + 1) % config.checkpoint_every == 0 or step + 1 == config.num_steps
             is_logged = (step + 1) % config.log_every == 0 or is_saved
-            if (device.type == "cpu" or is_logged or is_saved) and not bool(torch.isfinite(loss)):
-                raise NonFiniteLossError(_non_finite_message(stage, step, terms, path))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(module.parameters(), config.grad_clip)
+            # A look at the values waits for a GPU, so there it happens only where something is written.
+            if (device.type == "cpu" or is_logged) and not bool(torch.isfinite(loss) & torch.isfinite(norm)):
+                raise NonFiniteLossError(_non_finite_message(stage, step, {**terms, "grad_norm": norm}, path))
             optimizer.step()
             if after_step is not None:
                 after_step()

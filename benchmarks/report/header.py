@@ -48,8 +48,8 @@ def _headline(evaluations: dict[str, Evaluation]) -> str:
         episodes = evaluation.get("episodes")
         tasks = f" of {number(episodes)} tasks" if episodes is not None else " of the tasks"
         bounds = f" (95{NBSP}% interval {interval(evaluation.get('ci95'))})" if evaluation.get("ci95") else ""
-        plan_ms = (evaluation.get("plan_ms") or {}).get("median")
-        speed = f" at {number(plan_ms, 2)}{NBSP}ms per action" if plan_ms is not None else ""
+        plan_ms = (evaluation.get("plan_ms") or {}).get("mean")
+        speed = f" at {number(plan_ms, 2)}{NBSP}ms per action and episode" if plan_ms is not None else ""
         actor = _ACTORS[mode]
         clauses.append(
             f"{actor} reaches the goal in "
@@ -65,7 +65,8 @@ def _scores(evaluations: dict[str, Evaluation]) -> str:
         facts = {
             f"95{NBSP}% interval": interval(evaluation.get("ci95")),
             "steps, median / p90": median_and_p90(evaluation.get("steps_to_success")),
-            "ms per action, median / p90": median_and_p90(evaluation.get("plan_ms"), 2),
+            "ms per action, all episodes together": number((evaluation.get("plan_ms") or {}).get("mean"), 2),
+            "ms per action, one episode alone": number(evaluation.get("latency_ms"), 2),
         }
         rows = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
         cards.append(

@@ -91,6 +91,14 @@ def test_a_run_is_not_continued_with_another_seed_or_recipe(run, capsys):
     assert "critic" in error_of(capsys, *common, "--set", "critic.critic.max_lag=3")
 
 
+def test_a_quickstart_is_not_continued_with_other_settings(tmp_path, capsys):
+    common = ["quickstart", "--preset", "smoke", "--quiet", "--out", tmp_path / "run"]
+    assert main([str(word) for word in common]) == 0
+    before = (tmp_path / "run" / "config.json").read_text()
+    assert "got other world_model" in error_of(capsys, *common, "--set", "world_model.lr=0.5")
+    assert (tmp_path / "run" / "config.json").read_text() == before
+
+
 def test_data_info_and_verify_read_a_store(store, capsys):
     assert main(["data", "info", str(store), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -176,6 +184,17 @@ def test_every_help_reads(verb, capsys):
         (["evaluate", "RUN", "--planner-args", "horizon=0"], "horizon must be"),
         (["evaluate", "RUN", "--planner-args", "num_sample=3"], "did you mean 'num_samples'"),
         (["evaluate", "RUN", "--planner-args", "cost=critc"], "did you mean 'critic'"),
+        (
+            ["evaluate", "RUN", "--planner-args", "num_samples=abc"],
+            "num_samples must be of type int, got 'abc'",
+        ),
+        (["evaluate", "RUN", "--planner-args", "warm_start=no"], "warm_start must be of type bool, got 'no'"),
+        (["evaluate", "RUN", "--planner-args", "horizon=2.5"], "horizon must be of type int, got 2.5"),
+        (["collect", "worldmodel/TwoRooms-v0", "--out", "x", "--env-args", "image_size=abc"], "image_size"),
+        (["collect", "worldmodel/TwoRooms-v0", "--out", "x", "--policy-args", "kappa=x"], "kappa"),
+        (["quickstart", "--device", "mps"], "--device must be cpu, cuda or cuda:N, got 'mps'"),
+        (["quickstart", "--set", "critic.batch_size=0"], "CriticRecipe.batch_size must be >= 1, got 0"),
+        (["quickstart", "--set", "objective.weights={}"], "objective.weights must be numbers by name"),
         (["report", "nowhere"], "a run must have the file config.json, got nowhere"),
         (["data", "info", "nowhere"], "nowhere must be a trajectory store"),
         (["data", "inof", "nowhere"], "did you mean info"),

@@ -78,6 +78,23 @@ def test_a_killed_collection_goes_on_with_the_same_command(tmp_path, sent):
     np.testing.assert_array_equal(contents(out)[0]["pixels"], contents(tmp_path / "whole")[0]["pixels"])
 
 
+def test_two_processes_that_collect_into_one_store_do_not_double_its_episodes(tmp_path):
+    config = dataclasses.replace(CONFIG, num_episodes=48)
+    collect_store(dataclasses.replace(config, num_episodes=12), tmp_path, seed=3)
+
+    def meddle(done, total):
+        if done == 24:  # another process has the same next chunk in hand and is faster
+            collect_store(dataclasses.replace(config, num_episodes=36), tmp_path, seed=3)
+
+    with pytest.raises(StoreError, match="must have no other writer meanwhile"):
+        collect_store(config, tmp_path, seed=3, on_chunk=meddle)
+    store = collect_store(config, tmp_path, seed=3)
+    rows = [
+        (seed, info["row"]) for seed, info in zip(store.episodes["seed"], store.episodes["info"], strict=True)
+    ]
+    assert len(set(rows)) == len(rows) == 48
+
+
 def test_a_collection_can_grow_but_not_change_its_settings(tmp_path):
     collect_store(CONFIG, tmp_path, seed=3)
     larger = dataclasses.replace(CONFIG, num_episodes=36)

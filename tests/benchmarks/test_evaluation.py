@@ -17,6 +17,7 @@ from benchmarks.evaluation import (
 )
 from benchmarks.pipeline import evaluate_run
 from benchmarks.recipes import EvaluationRecipe, PlannerRecipe, resolve
+from benchmarks.report import render_report
 from benchmarks.runs import read_results
 from envs.registration import make_simulator
 from envs.state import index_state
@@ -127,11 +128,21 @@ def test_a_smoke_run_is_evaluated_with_every_row_and_medium(tmp_path, name):
     assert len(maps["maps"][0]["cost"]) == len(maps["maps"][0]["true_distance"])
 
 
-def test_evaluating_again_replaces_rows_instead_of_piling_them_up(tmp_path):
+def test_evaluating_again_replaces_a_row_and_other_settings_add_one(tmp_path):
     run = smoke_run()
-    first = evaluate_run(run, out=tmp_path, with_media=False)
-    evaluate_run(run, out=tmp_path, with_media=False, modes=("1",), with_references=False)
+    first = evaluate_run(run, out=tmp_path)
+    planned = [e for e in recorded(tmp_path) if e["agent"] == "mode-2"]
+    evaluate_run(run, out=tmp_path, modes=("1",), with_references=False)
     assert len(read_results(tmp_path)) == len(first)
+    assert [e for e in recorded(tmp_path) if e["agent"] == "mode-2"] == planned
+    few = EvaluationRecipe(num_tasks=3, num_steps=2)
+    evaluate_run(run, out=tmp_path, modes=("1",), with_references=False, evaluation=few)
+    assert len(read_results(tmp_path)) == len(first) + 1
+    assert render_report(tmp_path).exists()  # a folder of results is enough for a page
+
+
+def recorded(folder):
+    return json.loads((folder / "media" / "episodes.json").read_text())["episodes"]
 
 
 def test_one_seed_gives_one_evaluation_and_another_seed_another(tmp_path):

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from benchmarks.collecting import collect_store
-from benchmarks.preparation import encode_rows, make_model, split_episodes
+from benchmarks.preparation import encode_resident, encode_streamed, make_model, split_episodes
 from benchmarks.recipes import resolve
-from benchmarks.runs import RunError
+from benchmarks.runs import RunError, read_config
 from benchmarks.stages import RowWindows, _Stages, train_run
-from worldmodel.data import ResidentWindows, StreamingWindows, TrajectoryStore
+from tests.benchmarks.runs import smoke_run
+from worldmodel.data import ResidentWindows, TrajectoryStore
 from worldmodel.metrics import read_metrics
 
 SMOKE = resolve("two-rooms", "smoke")
@@ -52,15 +53,17 @@ def test_statistics_and_action_scale_travel_in_the_model(tmp_path):
 
 
 def test_streamed_frames_encode_to_the_rows_of_resident_ones(tmp_path):
-    collect = dataclasses.replace(
-        SMOKE.collect, num_steps=17
-    )  # 18 rows: the last window overlaps the one before
-    store = collect_store(collect, tmp_path, seed=0)
+    store = collect_store(SMOKE.collect, tmp_path, seed=0)
+    short = {key: store.read([key], [0])[key][None, :5] for key in store.spec}  # shorter than any window
+    columns = {"episode_index", "length", "seed", "split", "info"}
+    factors = {key: value[:1] for key, value in store.episodes.items() if key not in columns}
+    store.append(short, seeds=[1], factors=factors)
     model = make_model(SMOKE, store, 0).eval()
-    resident = ResidentWindows(store, ["pixels", "action"], 13)
-    with StreamingWindows(store, ["pixels", "action"], 13) as streaming:
-        streamed = encode_rows(model, streaming, ["pixels"], {})
-    torch.testing.assert_close(streamed, encode_rows(model, resident, ["pixels"], {}), rtol=1e-4, atol=1e-5)
+    episodes = store.episodes["episode_index"]
+    resident = ResidentWindows(store, ["pixels", "action"], 13, episodes=episodes)
+    streamed = encode_streamed(model, store, ["pixels"], {}, episodes, torch.device("cpu"))
+    expected = encode_resident(model, resident, ["pixels"], {})
+    torch.testing.assert_close(streamed, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_every_stage_resumes_where_it_was_killed(tmp_path):
@@ -88,6 +91,61 @@ def test_every_stage_resumes_where_it_was_killed(tmp_path):
     ]
     with pytest.raises(RunError, match="same recipe, got other critic"):
         train_run(resolve("two-rooms", "smoke", ["critic.batch_size=8"]), store, tmp_path / "cut", seed=0)
+
+
+def test_a_run_says_what_it_is_before_its_first_step_and_holds_to_it(tmp_path):
+    store = collect_store(SMOKE.collect, tmp_path / "data", seed=0)
+
+    class KilledError(Exception):
+        pass
+
+    def killer(*_):
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        train_run(SMOKE, store, tmp_path / "run", seed=0, on_step=killer)
+    config = read_config(tmp_path / "run")
+    assert config["seed"] == 0
+    assert config["store"]["num_episodes"] == 24
+    assert config["recipe"]["collect"]["policy"] == "heading"
+    with pytest.raises(RunError, match="same seed 0, got 7"):
+        train_run(SMOKE, store, tmp_path / "run", seed=7)
+    with pytest.raises(RunError, match="same recipe, got other objective"):
+        train_run(
+            resolve("two-rooms", "smoke", ["objective.rollout_steps=3"]), store, tmp_path / "run", seed=0
+        )
+    larger = collect_store(dataclasses.replace(SMOKE.collect, num_episodes=36), tmp_path / "data", seed=0)
+    with pytest.raises(RunError, match="got other collect"):
+        train_run(SMOKE, larger, tmp_path / "run", seed=0)
+
+
+def test_a_recipe_is_trained_on_its_environment_only(tmp_path):
+    store = collect_store(SMOKE.collect, tmp_path / "data", seed=0)
+    with pytest.raises(
+        RunError, match="must be trained on worldmodel/MovingDot-v0, got a store of worldmodel/Two"
+    ):
+        train_run(resolve("moving-dot", "smoke"), store, tmp_path / "run", seed=0)
+
+
+def test_episodes_of_the_eval_split_are_not_trained_on(tmp_path):
+    store = collect_store(SMOKE.collect, tmp_path, seed=0, split="eval")
+    with pytest.raises(ValueError, match="must have episodes of the split 'train', got eval"):
+        split_episodes(SMOKE, store)
+
+
+def test_held_out_terms_reach_the_log_of_a_run():
+    log = read_metrics(smoke_run() / "metrics.jsonl")
+    assert any("val_prediction" in line for line in log if line["stage"] == "world_model")
+
+
+def test_the_refit_leaves_an_ema_target_untrained(tmp_path):
+    recipe = resolve("two-rooms", "smoke", ["model.target=ema"])
+    store = collect_store(recipe.collect, tmp_path / "data", seed=0)
+    made = stages(recipe, store, tmp_path / "run")
+    model = made.world_model()
+    made.refit_predictor(model)
+    assert not any(parameter.requires_grad for parameter in model.target_encoder.parameters())
+    assert all(parameter.requires_grad for parameter in model.encoder.parameters())
 
 
 def test_rows_of_windows_stay_inside_episodes():

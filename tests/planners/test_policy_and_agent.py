@@ -34,6 +34,11 @@ def summed_distance(embeddings, actions, goal):
     return (embeddings - goal[..., None, :]).norm(dim=-1).sum(dim=-1)
 
 
+def moved(embedding, action, memory):
+    """One step of a world whose memory counts the steps."""
+    return embedding + action, (memory or 0) + 1
+
+
 def make_policy(max_norm=1.0):
     torch.manual_seed(0)
     return GoalPolicy((2,), [-1.0, -1.0], [1.0, 1.0], max_norm, hidden_dims=(32,))
@@ -71,14 +76,25 @@ def test_a_policy_refuses_an_open_box():
 def test_imagination_alternates_policy_and_model():
     policy = make_policy()
     start, goal = torch.randn(5, 2), torch.randn(5, 2)
-    embeddings, actions = imagine(policy, lambda s, a: s + a, start, goal, 3)
+    embeddings, actions = imagine(policy, moved, start, goal, 3)
     torch.testing.assert_close(embeddings, start[:, None] + actions.cumsum(dim=1))
     torch.testing.assert_close(actions[:, 1], policy(embeddings[:, 0], goal))
 
 
+def test_imagination_hands_the_memory_from_step_to_step():
+    seen = []
+
+    def step(embedding, action, memory):
+        seen.append(memory)
+        return moved(embedding, action, memory)
+
+    imagine(make_policy(), step, torch.zeros(1, 2), torch.ones(1, 2), 3)
+    assert seen == [None, 1, 2]
+
+
 def test_a_policy_trained_in_imagination_reaches_goals():
     policy = make_policy()
-    objective = ImaginationObjective(policy, lambda s, a: s + a, last_distance, horizon=3)
+    objective = ImaginationObjective(policy, moved, last_distance, horizon=3)
     assert len(list(objective.parameters())) == len(list(policy.parameters()))
     optimizer = torch.optim.Adam(objective.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
@@ -90,7 +106,7 @@ def test_a_policy_trained_in_imagination_reaches_goals():
         optimizer.step()
     start, goal = torch.randn(200, 2, generator=generator), torch.randn(200, 2, generator=generator)
     with torch.no_grad():
-        embeddings, _ = imagine(policy, lambda s, a: s + a, start, goal, 4)
+        embeddings, _ = imagine(policy, moved, start, goal, 4)
     assert (embeddings[:, -1] - goal).norm(dim=-1).mean() < 0.2 * (start - goal).norm(dim=-1).mean()
 
 
@@ -221,4 +237,4 @@ def test_acting_without_a_goal_or_with_another_number_of_rows_is_one_sentence():
 
 def test_an_imagination_of_no_steps_is_one_sentence():
     with pytest.raises(ValueError, match="horizon must be >= 1, got 0"):
-        ImaginationObjective(make_policy(), lambda s, a: s, last_distance, horizon=0)
+        ImaginationObjective(make_policy(), moved, last_distance, horizon=0)

@@ -37,6 +37,20 @@ def test_untied_norms_survive(tmp_path):
     assert float(loaded.encoder_norm.layer.weight.mean().detach()) == 1.0
 
 
+def rewrite(path, config):
+    """Write a changed configuration as somebody would who fits the digest, too."""
+    config["config_sha256"] = checkpoint._config_digest(config)
+    path.write_text(json.dumps(config))
+
+
+def test_a_tampered_configuration_is_found(tmp_path):
+    save_jepa(tmp_path / "model", make(), {"action": {"max_norm": 2.0}})
+    path = tmp_path / "model" / "config.json"
+    path.write_text(path.read_text().replace('"max_norm": 2.0', '"max_norm": 99.0'))
+    with pytest.raises(CheckpointError, match="config.json must have the SHA-256 recorded in it"):
+        load_jepa(tmp_path / "model")
+
+
 def test_every_flipped_byte_of_the_weights_is_found(tmp_path):
     save_jepa(tmp_path / "model", make())
     path = tmp_path / "model" / "model.safetensors"
@@ -54,12 +68,12 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_name(tmp_path):
     path = tmp_path / "model" / "config.json"
     config = json.loads(path.read_text())
     config["model"]["embedding_dim"] = 16
-    path.write_text(json.dumps(config))
+    rewrite(path, config)
     with pytest.raises(CheckpointError, match="weights must fit the architecture, got 'encoder"):
         load_jepa(tmp_path / "model")
     config["model"]["embedding_dim"] = 8
     config["model"]["predictor"] = "gru"
-    path.write_text(json.dumps(config))
+    rewrite(path, config)
     with pytest.raises(CheckpointError, match="missing in the (checkpoint|architecture)"):
         load_jepa(tmp_path / "model")
 
@@ -100,7 +114,7 @@ def test_loading_executes_nothing(tmp_path):
     config = json.loads(path.read_text())
     import hashlib
 
-    path.write_text(json.dumps({**config, "sha256": hashlib.sha256(blob).hexdigest()}))
+    rewrite(path, {**config, "sha256": hashlib.sha256(blob).hexdigest()})
     with pytest.raises(CheckpointError, match="must be a safetensors file"):
         load_jepa(tmp_path / "model")
     assert not marker.exists()

@@ -148,6 +148,8 @@ def test_normalisation_is_per_channel_and_forgives_constant_channels():
         ({"encoder": "impla"}, "encoder must be one of .*, got 'impla'; did you mean 'impala'"),
         ({"predictor": "transfomer"}, "did you mean 'transformer'"),
         ({"target": "emma"}, "target must be one of .*did you mean 'ema'"),
+        ({"embedding_dim": 0}, "embedding_dim must be >= 1, got 0"),
+        ({"encoder_args": {"patch_size": 3}}, "patch_size must divide the rows and cols of the image"),
         ({"action_dim": 0}, "action_dim must be >= 1, got 0"),
         ({"observation": {}}, "observation must name at least one key"),
         ({"ema_momentum": 2.0}, r"ema_momentum must be in \[0, 1\], got 2.0"),

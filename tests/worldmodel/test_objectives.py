@@ -123,6 +123,18 @@ def test_sigreg_prefers_a_standard_gaussian_to_other_scales_and_to_collapse():
         assert float(term(outputs(worse))) > 3 * value
 
 
+def test_sigreg_sees_every_position_and_frame_of_a_large_batch():
+    embeddings = torch.zeros(64, 13, D, 8, 8, requires_grad=True)
+    term = SIGReg((D, 8, 8), A, max_samples=512)
+    touched = torch.zeros(13, 8, 8)
+    for seed in range(20):
+        (grad,) = torch.autograd.grad(
+            term(outputs(embeddings + torch.randn_like(embeddings), seed=seed)), embeddings
+        )
+        touched += (grad.abs().sum(dim=2) > 0).sum(dim=0)
+    assert (touched > 0).all()
+
+
 def test_sigreg_draws_directions_from_the_seed_of_the_step():
     term = SIGReg((D,), A, num_directions=3)
     skewed = torch.randn(16, 8, D).exp()

@@ -94,12 +94,26 @@ def make_blocks(episodes: Arrays | Sequence[Arrays], spec: Mapping[str, ArraySpe
     return blocks
 
 
+def next_claim(uri: str, minimum: int, options: StorageOptions) -> int:
+    """Return the first episode index that the next claim would get."""
+    table = open_table(uri, options)
+    if table is None:
+        raise StoreError(f"{uri} must exist, got no table")
+    return max(json.loads(table.config().get(_CLAIM_KEY, "{}")).get("next", 0), minimum)
+
+
 def claim_indices(
-    uri: str, count: int, factors: Mapping[str, np.ndarray], minimum: int, options: StorageOptions
+    uri: str,
+    count: int,
+    factors: Mapping[str, np.ndarray],
+    minimum: int,
+    options: StorageOptions,
+    expected_first: int | None = None,
 ) -> tuple[int, pa.Schema]:
     """Reserve ``count`` episode indices at or above ``minimum`` for this writer alone.
 
-    The first claim of a store also fixes its factors of variation, which become columns.
+    The first claim of a store also fixes its factors of variation, which become columns. Where ``expected_first``
+    is given, the claim fails unless it begins there, i.e. unless nobody else has claimed since.
 
     Returns:
         The first index, and the schema of ``episodes.lance`` to write with.
@@ -117,6 +131,10 @@ def claim_indices(
         if claim.get("factors", described) != described:
             raise StoreError(f"factors must be those of the store, {claim['factors']}, got {described}")
         first = max(claim.get("next", 0), minimum)
+        if expected_first is not None and first != expected_first:
+            raise StoreError(
+                f"{uri} must have no other writer meanwhile, got one that appended episode {expected_first}"
+            )
         missing = [field for field in fields if field.name not in table.schema.names]
         with lance_errors(f"{uri} must be writable (episodes committed before are intact)"):
             try:

@@ -17,7 +17,7 @@ import lance
 import numpy as np
 
 from worldmodel.data import maintenance, records
-from worldmodel.data.appending import Arrays, check_names, claim_indices, make_blocks, write_steps
+from worldmodel.data.appending import Arrays, check_names, claim_indices, make_blocks, next_claim, write_steps
 from worldmodel.data.index import EpisodeIndex
 from worldmodel.data.reading import iterate_rows
 from worldmodel.data.schema import ArraySpec, EnvSpec, StoreError, steps_schema
@@ -169,6 +169,11 @@ class TrajectoryStore:
         return self._current().index
 
     @property
+    def next_index(self) -> int:
+        """Episode index that the next append would begin with, reservations of other writers included."""
+        return next_claim(table_uri(self.path, EPISODES), self.index.next_index, self._options)
+
+    @property
     def steps(self) -> lance.LanceDataset:
         """The open ``steps.lance`` at the version that this instance reads."""
         return self._current().steps
@@ -187,6 +192,7 @@ class TrajectoryStore:
         split: str | Sequence[str] = "train",
         factors: Mapping[str, Any] | None = None,
         info: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        expected_first: int | None = None,
     ) -> range:
         """Append episodes as one commit: they exist for readers when this returns, or not at all.
 
@@ -200,6 +206,8 @@ class TrajectoryStore:
             split: name of the split, one for all or one per episode.
             factors: name -> ``(E, ...)`` factors of variation; the first append fixes which there are.
             info: JSON-able, one for all or one per episode.
+            expected_first: refuse to append unless the first index is this one, i.e. unless nobody else has
+                appended since it was read from :attr:`next_index`.
 
         Returns:
             The episode indices of the appended episodes.
@@ -226,7 +234,7 @@ class TrajectoryStore:
         texts = records.info_texts(infos)
 
         uri, minimum = table_uri(self.path, EPISODES), self._snapshot.index.next_index
-        first, schema = claim_indices(uri, count, columns, minimum, self._options)
+        first, schema = claim_indices(uri, count, columns, minimum, self._options, expected_first)
         indices = np.arange(first, first + count)
         record = records.record_batch(schema, indices, lengths, checksums, seed_array, splits, texts, columns)
         write_steps(self._snapshot.steps, blocks, first, self._options)

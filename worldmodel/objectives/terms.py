@@ -157,7 +157,7 @@ class SIGReg(Term):
         action_dim: ``A``.
         num_directions: random projections per step.
         num_points: nodes of the trapezoid rule.
-        max_samples: frames entering the statistic, spread evenly over the batch (it costs samples x directions).
+        max_samples: samples entering the statistic, drawn afresh each step (it costs samples x directions).
     """
 
     def __init__(
@@ -177,9 +177,11 @@ class SIGReg(Term):
     def forward(self, outputs: JEPAOutputs) -> Tensor:
         """Return the mean Epps-Pulley statistic."""
         samples = feature_samples(outputs.embeddings)
-        stride = max(1, -(-len(samples) // self.max_samples))
-        samples = samples[::stride].float()
         generator = torch.Generator().manual_seed(outputs.seed)
+        if len(samples) > self.max_samples:
+            chosen = torch.randperm(len(samples), generator=generator)[: self.max_samples]
+            samples = samples[chosen.to(samples.device)]
+        samples = samples.float()
         directions = torch.randn(samples.shape[-1], self.num_directions, generator=generator)
         directions = (directions / directions.norm(dim=0)).to(samples.device)
         nodes = torch.linspace(0, 3, self.num_points, device=samples.device)
