@@ -186,7 +186,7 @@ def two_rooms() -> Recipe:
             FitConfig(num_steps=3000, lr=1e-3, checkpoint_every=1000),
             CriticConfig(max_lag=16, target_rate=0.03),
         ),
-        actor=ActorRecipe(FitConfig(num_steps=1000, lr=1e-3, checkpoint_every=500)),
+        actor=ActorRecipe(FitConfig(num_steps=1000, lr=1e-3, checkpoint_every=500), horizon=8),
         planner=PlannerRecipe(
             args={"num_samples": 64, "num_iters": 2, "num_elites": 6, "min_std": 0.1},
         ),
