@@ -15,10 +15,9 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 AGENT_ORDER = ("mode-2", "mode-1", "oracle", "expert", "straight-line", "random", "zero")
 
@@ -34,35 +33,39 @@ def progress_bar(
 ) -> Iterator[Callable[[str, int, int, Mapping[str, float]], None]]:
     """Show one bar per stage; yields ``update(stage, done, total, scalars)``."""
     columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.description}", table_column=Column(min_width=13, no_wrap=True)),
+        BarColumn(bar_width=14, table_column=Column(min_width=14, no_wrap=True)),
+        MofNCompleteColumn(table_column=Column(justify="right", min_width=9, no_wrap=True)),
+        TextColumn(unit, table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[clock]}", table_column=Column(min_width=4, no_wrap=True)),
+        TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(min_width=7, no_wrap=True)),
+        # what is left of the line: loss terms and throughput, cut where the terminal ends
+        TextColumn("{task.fields[detail]}", table_column=Column(ratio=1, overflow="ellipsis", no_wrap=True)),
     )
     tasks: dict[str, Any] = {}
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, expand=True) as progress:
 
         def update(stage: str, done: int, total: int, scalars: Mapping[str, float]) -> None:
             if stage not in tasks:
-                tasks[stage] = progress.add_task(stage.replace("_", " "), total=total, detail="")
+                name = stage.replace("_", " ")
+                tasks[stage] = progress.add_task(name, total=total, detail="", clock="ETA")
+            progress.update(tasks[stage], completed=done, clock="took" if done >= total else "ETA")
             if scalars:
-                progress.update(tasks[stage], completed=done, detail=_detail(scalars))
-            else:
-                progress.update(tasks[stage], completed=done)
+                progress.update(tasks[stage], detail=_detail(scalars))
 
         yield update
 
 
 def _detail(scalars: Mapping[str, float]) -> str:
-    """Loss terms and throughput in one line; names are shortened to their words' first letters and the last word."""
+    """Throughput and loss terms in one line; long names are shortened to four letters or their initials."""
     hidden = ("lr", "grad_norm", "steps_per_s")
-    terms = " ".join(f"{_short(name)} {value:.3g}" for name, value in scalars.items() if name not in hidden)
+    terms = " ".join(
+        f"{_short(name)} {value:.3g}"
+        for name, value in scalars.items()
+        if name not in hidden and not name.startswith("val_")
+    )
     speed = scalars.get("steps_per_s")
-    return terms if speed is None else f"{terms} · {speed:.0f}/s"
+    return terms if speed is None else f"{speed:.0f}/s {terms}"
 
 
 def _short(name: str) -> str:
