@@ -48,7 +48,7 @@ def speed_table(rows: Sequence[Mapping[str, Any]]) -> str:
             continue
         baseline = row.get("baseline_value")
         versus = "–" if baseline is None else f"{row['baseline_name']}: {_number(baseline)}"
-        ratio = "–" if not baseline else f"{row['value'] / baseline:.1f}"
+        ratio = "–" if not baseline else f"{row['value'] / baseline:.2g}"
         measured, target = f"{_number(row['value'])} {row['unit']}", _number(row["target"])
         lines.append(f"| {row['name']} | {measured} | {target} | {versus} | {ratio} |")
     return "\n".join(lines)
