@@ -250,7 +250,7 @@ def _add_bench(verbs: Verbs) -> None:
     )
     speed = bench.add_parser("speed", help="environments, loader and planners on one core")
     speed.add_argument("--preset", default="default", choices=("default", "smoke"))
-    speed.add_argument("--out", metavar="DIR", help="also write DIR/speed.json and DIR/config.json")
+    speed.add_argument("--out", metavar="DIR", help="also write DIR/speed.json")
     _json(speed)
 
 

@@ -21,7 +21,7 @@ ROWS = {
 
 
 def quickstart_table(summaries: Sequence[Mapping[str, Any]]) -> str:
-    """Return the five rows over seeds: rates with pooled-by-seed intervals, rate at the end, milliseconds."""
+    """Return the five rows over seeds: rates and the interval of each, rates at the end, mean milliseconds."""
     seeds = ", ".join(str(summary["seed"]) for summary in summaries)
     lines = [
         f"| success on {summaries[0]['tasks']} cross-room tasks, seeds {seeds} | within 200 steps | 95 % interval "

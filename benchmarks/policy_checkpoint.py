@@ -31,9 +31,7 @@ def load_policy(path: Path, device: torch.device | str = "cpu") -> GoalPolicy:
     Raises:
         CheckpointError: the folder is not a usable policy checkpoint.
     """
-    config, tensors = load_folder(path)
-    if config.get("kind") != "policy":
-        raise CheckpointError(f"checkpoint kind must be 'policy', got {config.get('kind')!r} in {path}")
+    config, tensors = load_folder(path, "policy")
     try:
         policy = GoalPolicy(**config["policy"])
     except (ValueError, TypeError, KeyError) as error:

@@ -78,8 +78,8 @@ def _config_digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def load_folder(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a checkpoint folder.
+def load_folder(path: Path | str, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a checkpoint folder of one ``kind``: "jepa", "critic" or "policy".
 
     Raises:
         CheckpointError: a file is missing or damaged, the weights do not match the recorded SHA-256, or the format
@@ -97,6 +97,8 @@ def load_folder(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         got = config.get("format") if isinstance(config, dict) else type(config).__name__
         raise CheckpointError(f"checkpoint format must be {FORMAT}, got {got!r} in {path}")
+    if config.get("kind") != kind:
+        raise CheckpointError(f"checkpoint kind must be {kind!r}, got {config.get('kind')!r} in {path}")
     if _config_digest(config) != config.get("config_sha256"):
         raise CheckpointError(
             f"config.json must have the SHA-256 recorded in it, got another in {path}: "
@@ -148,9 +150,7 @@ def load_jepa(path: Path | str, device: torch.device | str = "cpu") -> tuple[JEP
     Raises:
         CheckpointError: the folder is not a usable JEPA checkpoint.
     """
-    config, tensors = load_folder(path)
-    if config.get("kind") != "jepa":
-        raise CheckpointError(f"checkpoint kind must be 'jepa', got {config.get('kind')!r} in {path}")
+    config, tensors = load_folder(path, "jepa")
     try:
         model = build_jepa(ModelConfig.from_json(config["model"]), seed=0)
     except (ValueError, TypeError, KeyError) as error:

@@ -185,9 +185,7 @@ def load_critic(path: Path | str, device: torch.device | str = "cpu") -> Critic:
     Raises:
         CheckpointError: the folder is not a usable critic checkpoint.
     """
-    config, tensors = load_folder(path)
-    if config.get("kind") != "critic":
-        raise CheckpointError(f"checkpoint kind must be 'critic', got {config.get('kind')!r} in {path}")
+    config, tensors = load_folder(path, "critic")
     try:
         critic = Critic(config["embedding_shape"], CriticConfig(**config["critic"]))
     except (ValueError, TypeError, KeyError) as error:
