@@ -120,6 +120,7 @@ def build_parser() -> Parser:
         _add_collect,
         _add_train,
         _add_evaluate,
+        _add_diagnose,
         _add_report,
         _add_data,
         _add_envs,
@@ -177,9 +178,10 @@ def _add_train(verbs: Verbs) -> None:
         help="train a recipe on a store: world model, critic, Mode-1 policy",
         description="Train world model, critic and Mode-1 policy; goes on where a killed call stopped.",
     )
-    train.add_argument("recipe", metavar="RECIPE", help="two-rooms or moving-dot")
+    train.add_argument("recipe", metavar="RECIPE", help="two-rooms, moving-dot or slow-features")
     train.add_argument("--data", required=True, metavar="STORE", help="store to train on")
     train.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
+    _objective(train)
     _common(train, out="required", seed="of weights and batches")
     _preset(train)
     _recipe_settings(train)
@@ -210,6 +212,21 @@ def _add_evaluate(verbs: Verbs) -> None:
         "--no-references", action="store_true", help="leave out zero, random, expert, oracle"
     )
     _common(evaluate, out="RUN", seed="of the planner's samples (default: the run's)", seed_default=None)
+
+
+def _add_diagnose(verbs: Verbs) -> None:
+    """From a run to what its world model has learned, without labels."""
+    diagnose = verbs.add_parser(
+        "diagnose",
+        help="label-free statistics of a world model, and the slow-feature alarm",
+        description="Statistics of embeddings and rollouts on held-out windows; renews diagnostics.json of the run.",
+    )
+    diagnose.add_argument("run", metavar="RUN", help="folder of a trained run")
+    diagnose.add_argument("store", nargs="?", metavar="STORE", help="store (default: the run's)")
+    diagnose.add_argument("--seed", type=seed_int, default=0, help="seed of the windows (default 0)")
+    diagnose.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")
+    diagnose.add_argument("--threads", type=positive_int, help="CPU threads (default: torch's)")
+    _json(diagnose)
 
 
 def _add_report(verbs: Verbs) -> None:
@@ -244,10 +261,32 @@ def _add_envs(verbs: Verbs) -> None:
 
 
 def _add_bench(verbs: Verbs) -> None:
-    """Measure speed."""
-    bench = verbs.add_parser("bench", help="speed figures beside what they are compared with").add_subparsers(
-        dest="subverb", metavar="speed", required=True, parser_class=Parser
+    """Benchmarks."""
+    bench = verbs.add_parser(
+        "bench", help="the slow-feature benchmark; speed figures beside what they are compared with"
+    ).add_subparsers(dest="subverb", metavar="slow-features|speed", required=True, parser_class=Parser)
+    slow = bench.add_parser(
+        "slow-features",
+        help="objectives against fixed, changing and rolling distractors",
+        description="Train every objective under every distractor; goes on where a killed call stopped.",
     )
+    slow.add_argument(
+        "--size",
+        default="small",
+        choices=("smoke", "small", "full"),
+        help="smoke: seconds; small: two CPU cores (default); full: the paper's size, a GPU",
+    )
+    slow.add_argument("--seeds", type=seed_int, nargs="+", default=[0, 1, 2], help="training seeds (default 0 1 2)")
+    slow.add_argument("--objectives", nargs="+", metavar="NAME", help="only these, e.g. vicreg controllable")
+    slow.add_argument(
+        "--conditions", nargs="+", metavar="TEXT", help="only those whose name holds it, e.g. fixed or two-rooms"
+    )
+    slow.add_argument("--jobs", type=positive_int, help="processes of one thread each (default: one per core)")
+    slow.add_argument("--ray", action="store_true", help="run the cells on Ray instead")
+    slow.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")
+    slow.add_argument("--out", metavar="DIR", help="folder (default runs/slow-features-<SIZE>)")
+    slow.add_argument("--threads", type=positive_int, help=argparse.SUPPRESS)
+    _json(slow)
     speed = bench.add_parser("speed", help="environments, loader and planners on one core")
     speed.add_argument("--preset", default="default", choices=("default", "smoke"))
     speed.add_argument("--out", metavar="DIR", help="also write DIR/speed.json")
@@ -274,6 +313,14 @@ def _json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars or tables")
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="FILE", help="write the result as JSON to FILE, or to stdout"
+    )
+
+
+def _objective(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--objective",
+        metavar="NAME",
+        help="replace the recipe's terms, e.g. controllable, vicreg, sigreg or reconstruction",
     )
 
 

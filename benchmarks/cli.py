@@ -134,20 +134,25 @@ def collect(arguments: argparse.Namespace) -> int:
 def train(arguments: argparse.Namespace) -> int:
     """Train a recipe on a store."""
     _prepare(arguments)
-    from benchmarks.display import make_console, progress_bar
-    from benchmarks.recipes import resolve
+    from functools import partial
+
+    from benchmarks.display import make_console, print_alarm, progress_bar
+    from benchmarks.objectives import resolve_with_objective
     from benchmarks.stages import train_run
     from worldmodel.data import TrajectoryStore
     from worldmodel.distributed import rank_and_world_size, start_process_group, stop_process_group
     from worldmodel.metrics import read_metrics
 
-    recipe = resolve(arguments.recipe, arguments.preset, arguments.settings)
+    recipe = resolve_with_objective(
+        arguments.recipe, arguments.objective, arguments.preset, arguments.settings
+    )
     store = TrajectoryStore.open(arguments.data)
     out = Path(arguments.out)
     device = start_process_group(arguments.device)
     try:
         is_first = rank_and_world_size()[0] == 0
-        with progress_bar(make_console(arguments.quiet or not is_first), "steps") as update:
+        console = make_console(arguments.quiet or not is_first)
+        with progress_bar(console, "steps") as update:
             train_run(
                 recipe,
                 store,
@@ -155,6 +160,7 @@ def train(arguments: argparse.Namespace) -> int:
                 seed=arguments.seed,
                 device=device,
                 on_step=update,
+                on_warning=partial(print_alarm, console),
                 tensorboard=arguments.tensorboard,
             )
     finally:
@@ -197,6 +203,25 @@ def evaluate(arguments: argparse.Namespace) -> int:
         )
     console.print(results_table(rows))
     _emit(arguments, {"evaluations": rows})
+    return 0
+
+
+def diagnose(arguments: argparse.Namespace) -> int:
+    """Compute label-free statistics of a trained run."""
+    _prepare(arguments)
+    from benchmarks.diagnosing import diagnose_run, read_alarm
+    from benchmarks.display import diagnostics_table, make_console, print_alarm
+
+    run = Path(arguments.run)
+    found = diagnose_run(run, arguments.store, seed=arguments.seed, device=arguments.device)
+    console = make_console(arguments.quiet)
+    console.print(diagnostics_table(found["final"]))
+    alarm = read_alarm(run)
+    if alarm is None:
+        console.print("No alarm.")
+    else:
+        print_alarm(console, *alarm)
+    _emit(arguments, found)
     return 0
 
 
@@ -268,7 +293,9 @@ def envs(arguments: argparse.Namespace) -> int:
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    """Print speed figures beside what they are compared with."""
+    """Run the slow-feature benchmark, or measure speed."""
+    if arguments.subverb == "slow-features":
+        return _bench_slow_features(arguments)
     from benchmarks.display import make_console
     from benchmarks.runs import command_line, versions, write_json
     from benchmarks.speed import run_all, speed_table
@@ -281,6 +308,27 @@ def bench(arguments: argparse.Namespace) -> int:
     value = {"rows": rows, "versions": versions(), "command": command_line()}
     if arguments.out:
         write_json(Path(arguments.out) / "speed.json", value)
+    _emit(arguments, value)
+    return 0
+
+
+def _bench_slow_features(arguments: argparse.Namespace) -> int:
+    """Train objectives under distractors."""
+    _prepare(arguments)
+    from benchmarks.display import make_console
+    from benchmarks.slow_features import run_benchmark
+
+    value = run_benchmark(
+        Path(arguments.out or f"runs/slow-features-{arguments.size}"),
+        size=arguments.size,
+        seeds=arguments.seeds,
+        objectives=arguments.objectives,
+        conditions=arguments.conditions,
+        device=arguments.device,
+        jobs=arguments.jobs,
+        use_ray=arguments.ray,
+        console=make_console(arguments.quiet),
+    )
     _emit(arguments, value)
     return 0
 
@@ -309,6 +357,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "collect": collect,
     "train": train,
     "evaluate": evaluate,
+    "diagnose": diagnose,
     "report": report,
     "data": data,
     "envs": envs,

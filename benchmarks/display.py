@@ -18,8 +18,30 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Column, Table
+from rich.text import Text
+
+from worldmodel.alarm import Alarm
+from worldmodel.training import DIAGNOSTIC
 
 AGENT_ORDER = ("mode-2", "mode-1", "oracle", "expert", "straight-line", "random", "zero")
+
+STATISTICS = {  # what a diagnosis calls its numbers, and how to read them
+    "action_r2": ("action R²", "actions read off the embedding's motion, held out: 1 fully, 0 not at all"),
+    "between_trajectory_share": ("between-trajectory share", "of the variance: 1 is constant in time"),
+    "rankme": ("RankMe", "effective rank of the embedding"),
+    "relative_variance": ("relative variance", "beside the embedding's mean square: 0 is collapsed"),
+    "slowness": ("slowness", "0 constant in time, 1 white noise"),
+    "action_sensitivity": ("action sensitivity", "move of a rollout's end under other actions, in stds"),
+    "identity_ratio": ("identity ratio", "rollout error beside standing still: below 1 is better"),
+    "time_retrieval": ("time retrieval", "predictions nearest to their own frame of the trajectory"),
+    "trajectory_retrieval": ("trajectory retrieval", "predictions nearest to their own trajectory"),
+    "distance_steps": ("distance ~ steps", "rank correlation of embedding distance and steps between"),
+    "distance_path": ("distance ~ path", "rank correlation with the length of the summed actions"),
+    "distance_rollout": ("distance ~ rollout", "rank correlation with the same distance in the imagination"),
+    "action_cka": ("CKA with actions", "of the motion, linear, 0 to 1"),
+    "action_cca": ("CCA with actions", "of the motion, mean canonical correlation, 0 to 1"),
+    "num_trajectories": ("trajectories", "that the statistics are of"),
+}
 
 
 def make_console(quiet: bool = False) -> Console:
@@ -62,7 +84,7 @@ def _detail(scalars: Mapping[str, float]) -> str:
     terms = " ".join(
         f"{_short(name)} {value:.3g}"
         for name, value in scalars.items()
-        if name not in hidden and not name.startswith("val_")
+        if name not in hidden and not name.startswith(("val_", DIAGNOSTIC))
     )
     speed = scalars.get("steps_per_s")
     return terms if speed is None else f"{speed:.0f}/s {terms}"
@@ -71,6 +93,24 @@ def _detail(scalars: Mapping[str, float]) -> str:
 def _short(name: str) -> str:
     words = name.split("_")
     return name[:4] if len(words) == 1 else "".join(word[0] for word in words)
+
+
+def print_alarm(console: Console, step: int, alarm: Alarm) -> None:
+    """Warn of an alarm that spoke at ``step`` of the training, also above a live progress bar."""
+    console.print(Text(f"Warning, at step {step} of the world model: {alarm.message}.", style="bold yellow"))
+    console.print(Text(f"What to try: {alarm.advice}", style="yellow"))
+
+
+def diagnostics_table(scalars: Mapping[str, float]) -> Table:
+    """Return the statistics of a diagnosis as a table, each with how to read it."""
+    table = Table(title=None, header_style="bold")
+    table.add_column("statistic")
+    table.add_column("value", justify="right")
+    table.add_column("how to read it")
+    for name, value in scalars.items():
+        label, reading = STATISTICS.get(name, (name.replace("_", " "), ""))
+        table.add_row(label, f"{value:.3g}", reading)
+    return table
 
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,6 +79,15 @@ def derived_keys(
     return {}
 
 
+def label_dims(store: TrajectoryStore) -> dict[str, int]:
+    """Return the columns that a supervised term can be trained on, with their number of values."""
+    return {
+        key: math.prod(array.shape)
+        for key, array in store.spec.items()
+        if len(array.shape) <= 1 and key not in ("action", "action_valid")
+    }
+
+
 def make_model(recipe: Recipe, store: TrajectoryStore, seed: int) -> JEPA:
     """Build the recipe's model for the shapes of ``store``, with its statistics and action scale."""
     spec = store.spec
@@ -97,6 +107,7 @@ def make_model(recipe: Recipe, store: TrajectoryStore, seed: int) -> JEPA:
         target=recipe.model.target,
         ema_momentum=recipe.model.ema_momentum,
         norm=recipe.model.norm,
+        latent_dim=recipe.model.latent_dim,
     )
     model = build_jepa(config, seed)
     stored = [key for key in recipe.model.keys if key not in derived]

@@ -6,13 +6,14 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from benchmarks.collecting import collect_store
-from benchmarks.display import progress_bar, results_table
+from benchmarks.display import print_alarm, progress_bar, results_table
 from benchmarks.pipeline import evaluate_run
 from benchmarks.recipes import Recipe
 from benchmarks.report import render_report
@@ -36,7 +37,8 @@ def run_quickstart(recipe: Recipe, out: Path, *, seed: int, device: str, console
             on_chunk=lambda done, total: update("collect", done, total, {}),
         )
         write_config(out, recipe, seed=seed, seconds={"collect": time.perf_counter() - clock})
-        train_run(recipe, store, out, seed=seed, device=device, on_step=update)
+        warn = partial(print_alarm, console)
+        train_run(recipe, store, out, seed=seed, device=device, on_step=update, on_warning=warn)
         clock = time.perf_counter()
         rows = evaluate_run(out, seed=seed, device=device, on_step=update)
         write_config(out, recipe, seconds={"evaluate": time.perf_counter() - clock})

@@ -58,6 +58,7 @@ class ModelRecipe:
     target: str = "shared"
     ema_momentum: float = 0.99
     norm: bool = True
+    latent_dim: int = 0  # Z of the predictor
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class ObjectiveRecipe:
     window: int = 13  # T, frames per window
     batch_size: int = 128  # windows
     val_fraction: float = 0.05  # episodes, or layouts where there are several, held out of all training
+    train_encoder: bool = True  # false: the random-encoder baseline
+    detach_predictions: bool = False  # true: prediction errors train the predictor only
 
     def __post_init__(self) -> None:
         _require_positive(self, "rollout_steps", "batch_size")
@@ -158,10 +161,18 @@ class Recipe:
     objective: ObjectiveRecipe
     world_model: FitConfig
     predictor: RefitRecipe | None  # None: keep the predictor of the joint training
-    critic: CriticRecipe
-    actor: ActorRecipe
+    critic: CriticRecipe | None  # None: plan by distances in embedding space
+    actor: ActorRecipe | None  # None: no Mode-1 policy; it needs a critic
     planner: PlannerRecipe = field(default_factory=PlannerRecipe)
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
+
+    def __post_init__(self) -> None:
+        if self.critic is None and self.actor is not None:
+            raise ValueError("a recipe with an actor must have a critic to train it against, got critic null")
+        if self.critic is None and "critic" in self.planner.cost:
+            raise ValueError(
+                f"planner.cost of a recipe without a critic must be a distance, got {self.planner.cost!r}"
+            )
 
 
 VARIANCE_COVARIANCE = {
@@ -230,7 +241,52 @@ def moving_dot() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"two-rooms": two_rooms, "moving-dot": moving_dot}
+def slow_features() -> Recipe:
+    """A moving dot in front of a distractor, world model only: a cell of ``worldmodel bench slow-features``.
+
+    The encoder is that of Sobal et al. 2022 with an eighth of the work per frame; plans minimise the distance to the goal in
+    embedding space.
+    """
+    return Recipe(
+        name="slow-features",
+        collect=CollectConfig(
+            "worldmodel/MovingDot-v0",
+            {"distractor": "uniform", "motion": "fixed", "alpha": 1.0},
+            policy="directed",
+            num_episodes=20_000,
+            num_steps=16,
+            chunk=5000,
+            states_only=True,
+        ),
+        model=ModelRecipe(
+            encoder="conv",
+            encoder_args={"channels": (8, 16, 32)},
+            embedding_dim=64,
+            predictor="gru",
+            norm=False,
+        ),
+        objective=ObjectiveRecipe(VARIANCE_COVARIANCE, rollout_steps=8, window=9, batch_size=32),
+        world_model=FitConfig(num_steps=500, lr=4e-3, checkpoint_every=250),
+        predictor=None,
+        critic=None,
+        actor=None,
+        planner=PlannerRecipe(
+            args={"num_samples": 64, "num_iters": 3, "num_elites": 8, "min_std": 0.2},
+            cost="last_distance",
+            horizon=4,
+            action_repeat=1,
+            execute=2,
+            init_std=2.0,
+        ),
+        evaluation=EvaluationRecipe(num_tasks=200, num_steps=10),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "two-rooms": two_rooms,
+    "moving-dot": moving_dot,
+    "slow-features": slow_features,
+}
 PRESETS = ("default", "smoke")
 
 
@@ -246,10 +302,19 @@ def resolve(name: str, preset: str = "default", overrides: Sequence[str] = ()) -
     recipe = RECIPES[name]()
     if preset == "smoke":
         recipe = smoke(recipe)
-    for override in overrides:
-        path, separator, value = override.partition("=")
+    return override(recipe, overrides)
+
+
+def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """Return ``recipe`` with ``settings`` such as ``"world_model.lr=1e-3"`` replaced, one after the other.
+
+    Raises:
+        ValueError: an unknown key or a value of another type.
+    """
+    for setting in settings:
+        path, separator, value = setting.partition("=")
         if not separator:
-            raise ValueError(f"an override must be KEY=VALUE, got {override!r}")
+            raise ValueError(f"an override must be KEY=VALUE, got {setting!r}")
         recipe = _replace(recipe, path.strip().split("."), value.strip(), path.strip())
     return recipe
 
@@ -267,8 +332,9 @@ def smoke(recipe: Recipe) -> Recipe:
         world_model=brief(recipe.world_model),
         predictor=recipe.predictor
         and dataclasses.replace(recipe.predictor, fit=brief(recipe.predictor.fit), batch_size=32),
-        critic=dataclasses.replace(recipe.critic, fit=brief(recipe.critic.fit), batch_size=32),
-        actor=dataclasses.replace(recipe.actor, fit=brief(recipe.actor.fit), batch_size=32),
+        critic=recipe.critic
+        and dataclasses.replace(recipe.critic, fit=brief(recipe.critic.fit), batch_size=32),
+        actor=recipe.actor and dataclasses.replace(recipe.actor, fit=brief(recipe.actor.fit), batch_size=32),
         planner=dataclasses.replace(recipe.planner, args={**recipe.planner.args, "num_samples": 16}),
         evaluation=dataclasses.replace(recipe.evaluation, num_tasks=8, num_steps=12),
     )

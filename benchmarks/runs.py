@@ -52,6 +52,11 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
     staging.replace(path)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that :func:`write_json` wrote."""
+    return json.loads(path.read_text())
+
+
 def write_config(run: Path, recipe: Recipe, **facts: Any) -> None:  # noqa: ANN401
     """Write or extend ``config.json``: the resolved recipe, and facts about how it was run."""
     path = run / "config.json"

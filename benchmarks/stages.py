@@ -18,18 +18,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.diagnosing import NUM_WINDOWS, OnWarning, TrainingDiagnosis, diagnosed_episodes, draw_windows
 from benchmarks.policy_checkpoint import save_policy
 from benchmarks.preparation import (
     Windows,
     derived_keys,
     encode_resident,
     encode_streamed,
+    label_dims,
     make_model,
     split_episodes,
     store_facts,
     with_collection_of,
 )
-from benchmarks.recipes import Recipe
+from benchmarks.recipes import ActorRecipe, CriticRecipe, Recipe
 from benchmarks.runs import begin_run, write_config
 from benchmarks.seeding import derive_seed
 from planners.policy import GoalPolicy, ImaginationObjective
@@ -53,6 +55,7 @@ def train_run(
     seed: int,
     device: torch.device | str = "cpu",
     on_step: OnStep | None = None,
+    on_warning: OnWarning | None = None,
     tensorboard: bool = False,
 ) -> None:
     """Train all stages of ``recipe`` on ``store`` into the folder ``run``.
@@ -67,14 +70,17 @@ def train_run(
     recipe = with_collection_of(recipe, store)
     if rank == 0:
         begin_run(run, recipe, seed=seed, device=str(device), store=store_facts(store))
-    stages = _Stages(recipe, store, run, seed, torch.device(device), on_step, tensorboard)
+    stages = _Stages(recipe, store, run, seed, torch.device(device), on_step, tensorboard, on_warning)
     model = stages.world_model()
     stop_process_group()  # the later stages train on cached embeddings, in one process
     if rank != 0:
         return
     stages.refit_predictor(model)
-    critic = stages.critic(model)
-    stages.actor(model, critic)
+    if recipe.critic is None:
+        return
+    critic = stages.critic(model, recipe.critic)
+    if recipe.actor is not None:
+        stages.actor(model, critic, recipe.actor)
 
 
 class _Stages:
@@ -89,11 +95,13 @@ class _Stages:
         device: torch.device,
         on_step: OnStep | None,
         tensorboard: bool,
+        on_warning: OnWarning | None = None,
     ) -> None:
         self.recipe, self.store, self.run = recipe, store, run
         self.seed, self.device = seed, device
-        self.on_step, self.tensorboard = on_step, tensorboard
+        self.on_step, self.tensorboard, self.on_warning = on_step, tensorboard, on_warning
         self._windows: Windows | None = None
+        self._label_keys: tuple[str, ...] = ()  # of the objective's terms
         self._cached: tuple[Tensor, Tensor, Tensor] | None = None  # embeddings, actions, offsets
 
     @property
@@ -104,7 +112,7 @@ class _Stages:
         return self._windows
 
     def _open_windows(self, episodes: np.ndarray) -> Windows:
-        keys = [*self.recipe.model.keys, "action"]
+        keys = [*self.recipe.model.keys, "action", *self._label_keys]
         return open_windows(
             self.store,
             keys,
@@ -125,6 +133,22 @@ class _Stages:
                 0, self.recipe.objective.batch_size, seed=0, rank=rank, world_size=world_size
             )
 
+    def _diagnosis(self, model: JEPA) -> TrainingDiagnosis | None:
+        """Draw the windows that training is diagnosed on; None where too few episodes make a statistic."""
+        name, episodes = diagnosed_episodes(self.recipe, self.store)
+        windows = self._open_windows(episodes) if name == "held-out" else self.windows
+        diagnosis = TrainingDiagnosis(
+            model,
+            draw_windows(windows, NUM_WINDOWS, derive_seed(self.seed, "diagnose")),
+            self.run,
+            self.recipe.world_model.num_steps,
+            episodes=name,
+            on_warning=self.on_warning,
+        )
+        if windows is not self._windows:
+            windows.close()
+        return diagnosis if diagnosis.is_possible else None
+
     def world_model(self) -> JEPA:
         """Train encoder and predictor jointly, or load what an earlier call trained."""
         path = self.run / "model"
@@ -138,8 +162,16 @@ class _Stages:
             rollout_steps=objective.rollout_steps,
             starts=objective.starts,
             term_args=objective.term_args,
+            label_dims=label_dims(self.store),
+            train_encoder=objective.train_encoder,
+            detach_predictions=objective.detach_predictions,
             seed=derive_seed(self.seed, "objective"),
         ).to(self.device)
+        self._label_keys = module.label_keys
+        episodes = split_episodes(recipe, self.store)["train"]
+        for key, statistics in self.store.statistics(module.label_keys, episodes).items():
+            mean, std = (torch.from_numpy(statistics[name]).flatten() for name in ("mean", "std"))
+            module.set_label_statistics(key, mean, std)
         rank, world_size = rank_and_world_size()
         data_seed = derive_seed(self.seed, "windows")
 
@@ -147,6 +179,7 @@ class _Stages:
             size = objective.batch_size
             return self.windows.batch_at(step, size, data_seed, rank=rank, world_size=world_size)
 
+        diagnosis = self._diagnosis(model) if rank == 0 else None
         self._fit(
             module,
             batches,
@@ -155,7 +188,10 @@ class _Stages:
             "world_model",
             after_step=model.update_target,
             val_batch=self._val_batch(),
+            diagnosis=diagnosis,
         )
+        if diagnosis is not None:
+            diagnosis.finish()
         return model
 
     def refit_predictor(self, model: JEPA) -> None:
@@ -185,12 +221,11 @@ class _Stages:
             parameter.requires_grad_(was_trained[name])
         self._save_model(model)
 
-    def critic(self, model: JEPA) -> Critic:
+    def critic(self, model: JEPA, config: CriticRecipe) -> Critic:
         """Train the cost-to-go on cached embeddings, or load it."""
         path = self.run / "critic"
         if (path / "config.json").exists():
             return load_critic(path, self.device)
-        config = self.recipe.critic
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "critic"))
             critic = Critic(model.embedding_shape, config.critic).to(self.device)
@@ -207,12 +242,11 @@ class _Stages:
         save_critic(path, critic)
         return critic
 
-    def actor(self, model: JEPA, critic: Critic) -> None:
+    def actor(self, model: JEPA, critic: Critic, config: ActorRecipe) -> None:
         """Train the Mode-1 policy in imagination and write it, unless it exists."""
         path = self.run / "policy"
         if (path / "config.json").exists():
             return
-        config = self.recipe.actor
         bounds = self.store.env["action"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "policy"))
@@ -283,8 +317,11 @@ class _Stages:
         stage: str,
         after_step: Callable[[], None] | None = None,
         val_batch: Mapping[str, Tensor] | None = None,
+        diagnosis: TrainingDiagnosis | None = None,
     ) -> None:
         def report(step: int, scalars: Mapping[str, float]) -> None:
+            if diagnosis is not None:
+                diagnosis.observe(scalars)
             if self.on_step is not None:
                 self.on_step(stage, step, config.num_steps, scalars)
 
@@ -299,6 +336,7 @@ class _Stages:
             device=self.device,
             val_batch=val_batch,
             after_step=after_step,
+            diagnose=None if diagnosis is None else diagnosis.scalars,
             on_step=report,
             tensorboard=self.tensorboard,
         )

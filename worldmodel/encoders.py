@@ -121,12 +121,15 @@ class PatchEncoder(PixelEncoder):
 
 
 class ConvEncoder(PixelEncoder):
-    """Three small convolutions with BatchNorm, as in Sobal et al. 2022 (arXiv 2211.10831).
+    """Small convolutions with BatchNorm; the defaults are the encoder of Sobal et al. 2022 (arXiv 2211.10831).
 
     Args:
-        image_shape: ``(C, rows, cols)``, at least 16 px a side.
+        image_shape: ``(C, rows, cols)``; no layer may leave less than 1 px.
         embedding_dim: ``D``.
-        channels: widths of the three convolutions.
+        channels: widths of the convolutions.
+        kernels: their kernels [px]; an odd one is padded by half of itself, an even one so that the stride tiles the image.
+        strides: their strides [px].
+        pool: side of the average pooling after the last one; 1 for none.
         feature_map: return ``(embedding_dim, h, w)``.
         key: observation key of the image.
     """
@@ -137,16 +140,25 @@ class ConvEncoder(PixelEncoder):
         embedding_dim: int = 128,
         *,
         channels: Sequence[int] = (32, 64, 64),
+        kernels: Sequence[int] = (5, 5, 3),
+        strides: Sequence[int] = (2, 2, 1),
+        pool: int = 2,
         feature_map: bool = False,
         key: str = "pixels",
     ) -> None:
-        first, second, third = channels
-        trunk = nn.Sequential(
-            *(nn.Conv2d(image_shape[0], first, 5, stride=2, padding=2), nn.ReLU(), JointBatchNorm2d(first)),
-            *(nn.Conv2d(first, second, 5, stride=2, padding=2), nn.ReLU(), JointBatchNorm2d(second)),
-            *(nn.Conv2d(second, third, 3, padding=1), nn.ReLU(), JointBatchNorm2d(third)),
-            nn.AvgPool2d(2),
-        )
+        if not len(channels) == len(kernels) == len(strides):
+            raise ValueError(
+                "channels, kernels and strides must have one entry per convolution, got "
+                f"{len(channels)}, {len(kernels)} and {len(strides)}"
+            )
+        layers: list[nn.Module] = []
+        fan_in = image_shape[0]
+        for width, kernel, stride in zip(channels, kernels, strides, strict=True):
+            padding = kernel // 2 if kernel % 2 else (kernel - stride) // 2
+            layers += [nn.Conv2d(fan_in, width, kernel, stride=stride, padding=padding), nn.ReLU()]
+            layers += [JointBatchNorm2d(width)]
+            fan_in = width
+        trunk = nn.Sequential(*layers, *([nn.AvgPool2d(pool)] if pool > 1 else []))
         super().__init__(trunk, image_shape, embedding_dim, feature_map=feature_map, key=key)
 
 

@@ -32,6 +32,8 @@ ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 BatchFn = Callable[[int], Mapping[str, Tensor]]  # step -> batch
 ProgressFn = Callable[[int, Mapping[str, float]], None]  # step, scalars
+DiagnoseFn = Callable[[], Mapping[str, float]]  # scalars of the module as it is
+DIAGNOSTIC = "diag_"  # prefix of their names in the log
 
 
 class NonFiniteLossError(RuntimeError):
@@ -51,10 +53,12 @@ class FitConfig:
     precision: str = "auto"  # float32, bfloat16, or auto: bfloat16 on a GPU
     log_every: int = 20  # steps
     checkpoint_every: int = 500  # steps
+    num_diagnoses: int = 6  # label-free checks, evenly spread, the last at the end; 0: none
 
     def __post_init__(self) -> None:
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must be >= 0, got {self.warmup_steps}")
+        for name in ("warmup_steps", "num_diagnoses"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
         for name in ("num_steps", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
@@ -71,6 +75,10 @@ class FitConfig:
         progress = (step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * progress))
         return self.lr * (self.final_lr + (1 - self.final_lr) * cosine)
+
+    def is_diagnosed(self, done: int) -> bool:
+        """Whether a check is due after ``done`` steps."""
+        return done * self.num_diagnoses // self.num_steps > (done - 1) * self.num_diagnoses // self.num_steps
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,7 @@ def fit(
     device: torch.device | str = "cpu",
     val_batch: Mapping[str, Tensor] | None = None,
     after_step: Callable[[], None] | None = None,
+    diagnose: DiagnoseFn | None = None,
     on_step: ProgressFn | None = None,
     tensorboard: bool = False,
 ) -> FitResult:
@@ -110,6 +119,8 @@ def fit(
         val_batch: held-out batch on which the terms are also computed, and logged as ``val_<name>``, at every
             checkpoint; this rank's slice of it under data parallelism.
         after_step: called after each update, e.g. to move an EMA target.
+        diagnose: called ``config.num_diagnoses`` times; its scalars are logged as ``diag_<name>``. It must leave
+            weights, mode and torch's randomness as they are.
         on_step: called after each update with the step and, when it was logged, its scalars (else an empty mapping).
         tensorboard: also write TensorBoard events.
 
@@ -148,7 +159,8 @@ def fit(
                 terms = forward(batches(step), step)
             loss = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
             is_saved = (step + 1) % config.checkpoint_every == 0 or step + 1 == config.num_steps
-            is_logged = (step + 1) % config.log_every == 0 or is_saved
+            is_diagnosed = diagnose is not None and config.is_diagnosed(step + 1)
+            is_logged = (step + 1) % config.log_every == 0 or is_saved or is_diagnosed
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(module.parameters(), config.grad_clip)
@@ -166,6 +178,8 @@ def fit(
                 }
                 if is_saved and val_batch is not None:
                     scalars |= _validate(module, val_batch, step, autocast)
+                if is_diagnosed and diagnose is not None:
+                    scalars |= {f"{DIAGNOSTIC}{name}": value for name, value in diagnose().items()}
                 scalars["grad_norm"] = float(norm)
                 scalars["lr"] = config.lr_at(step)
                 scalars["steps_per_s"] = (step + 1 - last_step) / (now - last_log)

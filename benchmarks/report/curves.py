@@ -21,6 +21,7 @@ _CAPTION = f"""Loss first, then its terms before weighting, each over optimiser 
 what was logged, the strong one its running median; vertical axes are logarithmic where the values span more
 than a factor of {_LOG_ABOVE:g}. Dots are the same term on held-out episodes."""
 _NOT_DRAWN = ("stage", "step", "steps_per_s")
+_ELSEWHERE = "diag_"  # prefix of label-free statistics, which have a section of their own
 _HELD_OUT = "val_"  # prefix of a term on held-out episodes, drawn as dots over the term
 
 
@@ -39,7 +40,9 @@ def curves_section(files: RunFiles) -> str:
 
 
 def _stage(name: str, lines: list[Json]) -> str:
-    drawn = (key for line in lines for key in line if key not in _NOT_DRAWN)
+    drawn = (
+        key for line in lines for key in line if key not in _NOT_DRAWN and not key.startswith(_ELSEWHERE)
+    )
     keys = dict.fromkeys(key for key in drawn if not key.startswith(_HELD_OUT))
     keys = dict.fromkeys([*(["loss"] if "loss" in keys else []), *(k for k in keys if k not in _LAST), *keys])
     figures = "".join(_curve(name, key, lines) for key in keys)

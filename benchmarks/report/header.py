@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.report.diagnostics import alarm_banner
 from benchmarks.report.results_table import Evaluation, headline_evaluations
 from benchmarks.report.run_files import Json, RunFiles
 from benchmarks.report.wording import (
@@ -30,6 +31,7 @@ def header(files: RunFiles) -> str:
     return f"""<header>
 <p class="eyebrow">{text(task) if task else "World model"}</p>
 <h1>{text(files.name)}</h1>
+{alarm_banner(files)}
 <p class="headline">{_headline(evaluations)}</p>
 {_scores(evaluations)}
 <h2 class="minor">Run it again</h2>

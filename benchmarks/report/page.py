@@ -10,6 +10,7 @@ from string import Template
 from benchmarks.report.config_block import config_section
 from benchmarks.report.cost_maps import cost_maps_section
 from benchmarks.report.curves import curves_section
+from benchmarks.report.diagnostics import diagnostics_section
 from benchmarks.report.episodes import episodes_section
 from benchmarks.report.header import header
 from benchmarks.report.probe import probe_section
@@ -22,6 +23,7 @@ _SECTIONS = (
     episodes_section,
     cost_maps_section,
     probe_section,
+    diagnostics_section,
     curves_section,
     config_section,
 )

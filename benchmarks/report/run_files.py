@@ -22,6 +22,7 @@ class RunFiles:
     episodes: Json | None
     probe: Json | None
     cost_map: Json | None
+    diagnostics: Json | None
 
     @property
     def name(self) -> str:
@@ -32,6 +33,11 @@ class RunFiles:
     def evaluate_command(self) -> str:
         """The command that fills the sections an evaluation writes."""
         return f"worldmodel evaluate {shlex.quote(str(self.folder))}"
+
+    @property
+    def diagnose_command(self) -> str:
+        """The command that fills the section of label-free statistics."""
+        return f"worldmodel diagnose {shlex.quote(str(self.folder))}"
 
     @property
     def train_command(self) -> str:
@@ -57,6 +63,7 @@ def read_run(run: Path) -> RunFiles:
         episodes=_read_json(run / "media" / "episodes.json"),
         probe=_read_json(run / "media" / "probe.json"),
         cost_map=_read_json(run / "media" / "cost_map.json"),
+        diagnostics=_read_json(run / "diagnostics.json"),
     )
 
 

@@ -16,11 +16,13 @@ from worldmodel.objectives import (
     SIGReg,
     TemporalSimilarity,
     TemporalStd,
+    TermSizes,
     Variance,
 )
 from worldmodel.objectives.terms import epps_pulley
 
 B, T, D, A = 5, 6, 4, 2
+SIZES = TermSizes((D,), A)
 
 
 def outputs(embeddings=None, predictions=None, seed=0, shape=(D,)) -> JEPAOutputs:
@@ -37,36 +39,36 @@ def test_prediction_pairs_step_k_from_start_i_with_frame_i_plus_k_plus_1():
     out = outputs()
     s, p = out.embeddings.numpy(), out.predictions.numpy()
     expected = np.mean([(p[:, i, k] - s[:, i + k + 1]) ** 2 for i in range(2) for k in range(3)])
-    assert float(Prediction((D,), A)(out)) == pytest.approx(expected, rel=1e-5)
+    assert float(Prediction(SIZES)(out)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_prediction_of_maps_pairs_alike():
     out = outputs(shape=(D, 2, 3))
     s, p = out.embeddings.numpy(), out.predictions.numpy()
     expected = np.mean([(p[:, i, k] - s[:, i + k + 1]) ** 2 for i in range(2) for k in range(3)])
-    assert float(Prediction((D, 2, 3), A)(out)) == pytest.approx(expected, rel=1e-5)
+    assert float(Prediction(TermSizes((D, 2, 3), A))(out)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_variance_is_the_hinge_on_pooled_standard_deviations():
     out = outputs(torch.randn(B, T, D) * torch.tensor([0.2, 0.9, 1.5, 0.0]))
     std = np.sqrt(out.embeddings.numpy().reshape(-1, D).var(axis=0, ddof=1) + 1e-4)
-    assert float(Variance((D,), A)(out)) == pytest.approx(np.maximum(0, 1 - std).mean(), rel=1e-4)
-    assert float(Variance((D,), A, margin=2.0)(out)) == pytest.approx(np.maximum(0, 2 - std).mean(), rel=1e-4)
+    assert float(Variance(SIZES)(out)) == pytest.approx(np.maximum(0, 1 - std).mean(), rel=1e-4)
+    assert float(Variance(SIZES, margin=2.0)(out)) == pytest.approx(np.maximum(0, 2 - std).mean(), rel=1e-4)
 
 
 def test_covariance_is_the_mean_squared_off_diagonal():
     out = outputs()
     covariance = np.cov(out.embeddings.numpy().reshape(-1, D).T)
     expected = (covariance[~np.eye(D, dtype=bool)] ** 2).mean()
-    assert float(Covariance((D,), A)(out)) == pytest.approx(expected, rel=1e-4)
+    assert float(Covariance(SIZES)(out)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_statistics_of_maps_treat_positions_as_samples():
     embeddings = torch.randn(B, T, D, 2, 3)
     as_vectors = embeddings.movedim(2, -1).reshape(B, -1, D)
     for term in (Variance, Covariance, SIGReg):
-        on_map = term((D, 2, 3), A)(outputs(embeddings))
-        on_vectors = term((D,), A)(outputs(as_vectors))
+        on_map = term(TermSizes((D, 2, 3), A))(outputs(embeddings))
+        on_vectors = term(SIZES)(outputs(as_vectors))
         torch.testing.assert_close(on_map, on_vectors)
 
 
@@ -74,21 +76,21 @@ def test_temporal_terms_against_numpy():
     out = outputs()
     s = out.embeddings.numpy()
     similarity = ((s[:, 1:] - s[:, :-1]) ** 2).mean()
-    assert float(TemporalSimilarity((D,), A)(out)) == pytest.approx(similarity, rel=1e-5)
+    assert float(TemporalSimilarity(SIZES)(out)) == pytest.approx(similarity, rel=1e-5)
     std = np.sqrt(s.var(axis=1, ddof=1) + 1e-4)
-    assert float(TemporalStd((D,), A)(out)) == pytest.approx(np.maximum(0, 1 - std).mean(), rel=1e-4)
+    assert float(TemporalStd(SIZES)(out)) == pytest.approx(np.maximum(0, 1 - std).mean(), rel=1e-4)
 
 
 def test_temporal_std_sees_a_constant_background_that_variance_does_not():
     corners = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1], [0, 0]])
     background = 3 * torch.cat([corners, corners.flip(0)], dim=1)[:, None].expand(B, T, D)
-    assert float(TemporalStd((D,), A)(outputs(background))) > 0.98
-    assert float(Variance((D,), A)(outputs(background))) < 0.02
+    assert float(TemporalStd(SIZES)(outputs(background))) > 0.98
+    assert float(Variance(SIZES)(outputs(background))) < 0.02
 
 
 def test_linear_inverse_dynamics_recovers_an_action_that_is_there():
     out = outputs()
-    term = InverseDynamics((D,), A, hidden_dims=())
+    term = InverseDynamics(SIZES, hidden_dims=())
     with torch.no_grad():
         term.layers[0].weight.zero_()
         term.layers[0].bias.zero_()
@@ -116,7 +118,7 @@ def test_epps_pulley_is_the_integral_of_its_definition():
 
 
 def test_sigreg_prefers_a_standard_gaussian_to_other_scales_and_to_collapse():
-    term = SIGReg((D,), A)
+    term = SIGReg(SIZES)
     normal = torch.randn(64, 8, D)
     value = float(term(outputs(normal)))
     for worse in (0.3 * normal, 2 * normal, torch.zeros_like(normal), normal[..., :1].expand(-1, -1, D)):
@@ -125,7 +127,7 @@ def test_sigreg_prefers_a_standard_gaussian_to_other_scales_and_to_collapse():
 
 def test_sigreg_sees_every_position_and_frame_of_a_large_batch():
     embeddings = torch.zeros(64, 13, D, 8, 8, requires_grad=True)
-    term = SIGReg((D, 8, 8), A, max_samples=512)
+    term = SIGReg(TermSizes((D, 8, 8), A), max_samples=512)
     touched = torch.zeros(13, 8, 8)
     for seed in range(20):
         (grad,) = torch.autograd.grad(
@@ -136,7 +138,7 @@ def test_sigreg_sees_every_position_and_frame_of_a_large_batch():
 
 
 def test_sigreg_draws_directions_from_the_seed_of_the_step():
-    term = SIGReg((D,), A, num_directions=3)
+    term = SIGReg(SIZES, num_directions=3)
     skewed = torch.randn(16, 8, D).exp()
     assert float(term(outputs(skewed, seed=1))) == float(term(outputs(skewed, seed=1)))
     assert float(term(outputs(skewed, seed=1))) != float(term(outputs(skewed, seed=2)))
@@ -144,7 +146,7 @@ def test_sigreg_draws_directions_from_the_seed_of_the_step():
 
 @pytest.mark.parametrize("name", TERMS)
 def test_a_gradient_step_on_a_term_lowers_it(name):
-    term = TERMS[name]((D,), A)
+    term = TERMS[name](SIZES)
     embeddings = (0.3 * torch.randn(B, T, D)).requires_grad_()
     predictions = torch.randn(B, 2, 3, D, requires_grad=True)
     value = term(outputs(embeddings, predictions))

@@ -1,87 +1,47 @@
 """Terms of the training objective: unweighted, named, functions of what a JEPA computed on a batch of windows.
 
-Each term is a module called with :class:`JEPAOutputs` and returns one scalar; the recipe holds the weights.
+Each term is a module called with :class:`~worldmodel.objectives.outputs.JEPAOutputs` and returns one scalar; the recipe
+holds the weights. This file has the terms on predictions and on the statistics of embeddings:
 
 * prediction: multi-step squared error between rollouts and targets;
 * variance and covariance: VICReg (Bardes et al. 2022, arXiv 2105.04906, equations 1-4), over all frames of the batch;
-* temporal similarity and inverse dynamics: PLDM (Sobal et al. 2025, arXiv 2502.14819, appendix);
+* temporal similarity: PLDM (Sobal et al. 2025, arXiv 2502.14819, appendix);
 * temporal std: hinge on the spread over time within a trajectory, which a constant background does not satisfy;
 * SIGReg: LeJEPA (Balestriero & LeCun 2025, arXiv 2511.08544), Epps-Pulley statistics of random projections.
-
-The samples of a feature map are its positions: statistics over features are taken over channels.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from worldmodel.encoders import mlp
-
-
-@dataclass(frozen=True)
-class JEPAOutputs:
-    """What a JEPA computed on a batch of windows.
-
-    Attributes:
-        embeddings: ``(B, T, *D)`` of the online encoder.
-        targets: ``(B, T, *D)`` of the target branch.
-        predictions: ``(B, S, H, *D)``; ``[:, i, k]`` predicts frame ``i + k + 1`` from frame ``i``.
-        actions: ``(B, T - 1, A)``, divided by the action scale.
-        seed: seed of this step's randomness; the same on every rank.
-    """
-
-    embeddings: Tensor
-    targets: Tensor
-    predictions: Tensor
-    actions: Tensor
-    seed: int = 0
-
-
-def feature_samples(embeddings: Tensor) -> Tensor:
-    """Flatten ``(B, T, D)`` to ``(B * T, D)``, or ``(B, T, C, h, w)`` to ``(B * T * h * w, C)``."""
-    if embeddings.ndim == 3:
-        return embeddings.flatten(0, 1)
-    return embeddings.movedim(2, -1).flatten(0, -2)
-
-
-class Term(nn.Module):
-    """One named, unweighted part of an objective.
-
-    Args:
-        embedding_shape: ``(D,)`` or ``(C, h, w)``.
-        action_dim: ``A``.
-    """
-
-    def __init__(self, embedding_shape: Sequence[int], action_dim: int) -> None:
-        super().__init__()
-        self.embedding_shape = tuple(embedding_shape)
-        self.action_dim = action_dim
-
-    def forward(self, outputs: JEPAOutputs) -> Tensor:
-        """Return the scalar value of the term."""
-        raise NotImplementedError
+from worldmodel.objectives.outputs import JEPAOutputs, Term, TermSizes, feature_samples, matched_targets
 
 
 class Prediction(Term):
-    """``mean |p_{i,k} - s_{i+k+1}|^2`` over batch, starts ``i``, rollout steps ``k`` and features."""
+    """``mean |p_{i,k} - s_{i+k+1}|^2`` over batch, starts ``i``, rollout steps ``k`` and features.
+
+    Args:
+        sizes: of the model.
+        stop_gradient: keep the targets out of the gradient of this term: predictions move to the embeddings, and the
+            embeddings are not drawn to what is easy to predict.
+    """
+
+    def __init__(self, sizes: TermSizes, *, stop_gradient: bool = False) -> None:
+        super().__init__(sizes)
+        self.stop_gradient = stop_gradient
 
     def forward(self, outputs: JEPAOutputs) -> Tensor:
         """Return the mean squared error."""
-        starts, horizon = outputs.predictions.shape[1:3]
-        targets = outputs.targets[:, 1:].unfold(1, horizon, 1)[:, :starts]  # (B, S, *D, H)
-        return (outputs.predictions - targets.movedim(-1, 2)).square().mean()
+        targets = matched_targets(outputs)
+        return (outputs.predictions - (targets.detach() if self.stop_gradient else targets)).square().mean()
 
 
 class Variance(Term):
     """``mean_j relu(margin - sqrt(var_j + 1e-4))`` over all frames of the batch."""
 
-    def __init__(self, embedding_shape: Sequence[int], action_dim: int, *, margin: float = 1.0) -> None:
-        super().__init__(embedding_shape, action_dim)
+    def __init__(self, sizes: TermSizes, *, margin: float = 1.0) -> None:
+        super().__init__(sizes)
         self.margin = margin
 
     def forward(self, outputs: JEPAOutputs) -> Tensor:
@@ -114,36 +74,14 @@ class TemporalSimilarity(Term):
 class TemporalStd(Term):
     """``mean relu(margin - sqrt(var_t + 1e-4))``: each feature varies in time within each trajectory."""
 
-    def __init__(self, embedding_shape: Sequence[int], action_dim: int, *, margin: float = 1.0) -> None:
-        super().__init__(embedding_shape, action_dim)
+    def __init__(self, sizes: TermSizes, *, margin: float = 1.0) -> None:
+        super().__init__(sizes)
         self.margin = margin
 
     def forward(self, outputs: JEPAOutputs) -> Tensor:
         """Return the hinge on the standard deviation over time."""
         var = outputs.embeddings.var(dim=1)
         return torch.relu(self.margin - (var + 1e-4).sqrt()).mean()
-
-
-class InverseDynamics(Term):
-    """``mean |MLP(s_t, s_{t+1}) - a_t|^2``: the action can be read off two neighbouring embeddings.
-
-    Args:
-        embedding_shape: ``(D,)`` or ``(C, h, w)``, flattened.
-        action_dim: ``A``.
-        hidden_dims: widths of the MLP; empty for a linear readout.
-    """
-
-    def __init__(
-        self, embedding_shape: Sequence[int], action_dim: int, *, hidden_dims: Sequence[int] = (128,)
-    ) -> None:
-        super().__init__(embedding_shape, action_dim)
-        self.layers = mlp([2 * math.prod(embedding_shape), *hidden_dims, action_dim])
-
-    def forward(self, outputs: JEPAOutputs) -> Tensor:
-        """Return the mean squared error of the (scaled) action."""
-        flat = outputs.embeddings.flatten(2)
-        pairs = torch.cat([flat[:, :-1], flat[:, 1:]], dim=-1)
-        return (self.layers(pairs) - outputs.actions).square().mean()
 
 
 class SIGReg(Term):
@@ -153,8 +91,7 @@ class SIGReg(Term):
     afresh each step, by the trapezoid rule on ``[0, 3]`` doubled by symmetry; the mean over directions.
 
     Args:
-        embedding_shape: ``(D,)`` or ``(C, h, w)``.
-        action_dim: ``A``.
+        sizes: of the model.
         num_directions: random projections per step.
         num_points: nodes of the trapezoid rule.
         max_samples: samples entering the statistic, drawn afresh each step (it costs samples x directions).
@@ -162,14 +99,13 @@ class SIGReg(Term):
 
     def __init__(
         self,
-        embedding_shape: Sequence[int],
-        action_dim: int,
+        sizes: TermSizes,
         *,
         num_directions: int = 256,
         num_points: int = 17,
         max_samples: int = 1024,
     ) -> None:
-        super().__init__(embedding_shape, action_dim)
+        super().__init__(sizes)
         self.num_directions = num_directions
         self.num_points = num_points
         self.max_samples = max_samples

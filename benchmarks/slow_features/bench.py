@@ -1,0 +1,132 @@
+"""``worldmodel bench slow-features``: run the grid, judge the alarm, write table, JSON and figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.display import progress_bar
+from benchmarks.objectives import OBJECTIVES
+from benchmarks.runs import command_line, read_json, versions, write_json
+from benchmarks.slow_features.alarm_quality import alarm_quality
+from benchmarks.slow_features.cells import Cell, grid, select
+from benchmarks.slow_features.figures import write_figures
+from benchmarks.slow_features.grid import run_grid
+from benchmarks.slow_features.table import cells_table
+from worldmodel.alarm import SlowFeatureAlarm
+
+
+class GridError(ValueError):
+    """A folder that holds another grid."""
+
+
+def run_benchmark(
+    out: Path,
+    *,
+    size: str,
+    seeds: Sequence[int],
+    objectives: Sequence[str] | None = None,
+    conditions: Sequence[str] | None = None,
+    device: str = "cpu",
+    jobs: int | None = None,
+    use_ray: bool = False,
+    console: Console,
+) -> dict[str, Any]:
+    """Run the cells that ``out`` lacks and write ``slow_features.json`` and the figures into it.
+
+    Args:
+        out: folder of the benchmark; the same call goes on where a killed one stopped.
+        size: ``smoke``, ``small`` or ``full``.
+        seeds: of data and training.
+        objectives: only these; None is all.
+        conditions: only those whose name holds one of these texts; None is all.
+        device: of the networks.
+        jobs: worker processes.
+        use_ray: run the cells as Ray tasks.
+        console: where table and progress go.
+
+    Returns:
+        What was written.
+
+    Raises:
+        GridError: ``out`` holds cells of another size or of other settings.
+        CellError: cells failed.
+    """
+    began = time.perf_counter()
+    cells = select(grid(size, seeds), objectives, conditions)
+    spent = _begin(out, size)
+    with progress_bar(console, "cells") as update:
+        results = run_grid(
+            cells,
+            size,
+            out,
+            device=device,
+            jobs=jobs,
+            use_ray=use_ray,
+            on_cell=lambda done, total, result: update("slow-features", done, total, _scalars(result)),
+        )
+    minutes = spent + (time.perf_counter() - began) / 60
+    value = {
+        "size": size,
+        "seeds": list(seeds),
+        "command": command_line(),
+        "minutes": round(minutes, 1),
+        "device": device,
+        "versions": versions(),
+        "alarm_thresholds": SlowFeatureAlarm().thresholds(),
+        "alarm": alarm_quality(results),
+        "cells": results,
+    }
+    write_json(out / "grid.json", {**_settings(size), "minutes": minutes})
+    write_json(out / "slow_features.json", value)
+    write_figures(results, out)
+    console.print(cells_table(results))
+    console.print(_sentence(value))
+    return value
+
+
+def _begin(out: Path, size: str) -> float:
+    """Check that ``out`` is of this grid and return the minutes that earlier calls spent."""
+    path = out / "grid.json"
+    if not path.exists():
+        write_json(path, {**_settings(size), "minutes": 0.0})
+        return 0.0
+    earlier = read_json(path)
+    changed = [key for key, value in _settings(size).items() if earlier.get(key) != value]
+    if changed:
+        raise GridError(
+            f"{out} must be continued with the same {', '.join(changed)}; choose another --out to start afresh"
+        )
+    return float(earlier["minutes"])
+
+
+def _settings(size: str) -> dict[str, Any]:
+    """What decides the cells' results and must not change between calls."""
+    from benchmarks.slow_features.cells import Condition, cell_recipe
+
+    recipes = {name: repr(cell_recipe(Cell(name, Condition(), 0), size)) for name in OBJECTIVES}
+    return {"size": size, "recipes": recipes}
+
+
+def _scalars(result: dict[str, Any]) -> dict[str, float]:
+    return {"seconds": result["seconds"]}
+
+
+def _sentence(value: dict[str, Any]) -> str:
+    alarm = value["alarm"]
+
+    def rate(name: str) -> str:
+        if alarm[name] is None:
+            return "–"
+        low, high = alarm[f"{name}_ci95"]
+        return f"{alarm[name]:.3f} [{low:.2f}, {high:.2f}]"
+
+    return (
+        f"[bold]{len(value['cells'])} cells in {value['minutes']:.1f} minutes. The alarm without labels: sensitivity "
+        f"{rate('sensitivity')} over {alarm['failing']} failing cells, specificity {rate('specificity')} over "
+        f"{alarm['healthy']} healthy ones; {alarm['between']} lie between.[/bold]"
+    )

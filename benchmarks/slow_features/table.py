@@ -1,0 +1,137 @@
+"""The grid as a table: means over seeds, a row per objective, a column per condition."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+Json = Mapping[str, Any]
+Read = Callable[[Json], float | None]  # a number of a cell's result
+
+
+def condition_of(cell: Json) -> tuple[str, str, str, float]:
+    """Return what a cell was trained on: world, distractor, motion, alpha."""
+    return cell["world"], cell["distractor"], cell["motion"], cell["alpha"]
+
+
+def rmse(cell: Json, what: str = "rollout", at: str = "8", target: str = "position") -> float | None:
+    """Return a probe error of a cell [px]: of the ``rollout`` at a step, or of the ``encoding`` at a frame or ``"all"``."""
+    probe = cell["probes"].get(target)
+    return None if probe is None else probe[what]["rmse"].get(at)
+
+
+def encoding_rmse(cell: Json, target: str = "position") -> float | None:
+    """Return the probe error on encodings over all frames [px]."""
+    return rmse(cell, "encoding", "all", target)
+
+
+def chance(cell: Json, at: str = "all", target: str = "position") -> float:
+    """Return the error of always guessing the mean [px], at a frame or over all of them."""
+    return float(cell["probes"][target]["chance"]["rmse"][at])
+
+
+def diagnostic(name: str) -> Read:
+    """Return a reader of one label-free diagnostic."""
+    return lambda cell: cell["diagnostics"].get(name)
+
+
+def success(cell: Json) -> float:
+    """Return the success rate of planning by embedding distance [%]."""
+    return 100 * cell["planning"]["success_rate"]
+
+
+def alarmed(cell: Json) -> float:
+    """Return 1 where the alarm rang."""
+    return float(cell["alarm"] is not None)
+
+
+COLUMNS: dict[str, tuple[Read, str]] = {  # name -> reader and format
+    "encoder px": (encoding_rmse, ".2f"),
+    "rollout px": (rmse, ".2f"),
+    "share": (diagnostic("between_trajectory_share"), ".2f"),
+    "RankMe": (diagnostic("rankme"), ".0f"),
+    "action R²": (diagnostic("action_r2"), ".2f"),
+    "alarm": (alarmed, ".0%"),
+    "plan %": (success, ".0f"),
+}
+
+
+def group(cells: Iterable[Json]) -> dict[tuple[str, tuple[str, str, str, float]], list[Json]]:
+    """Collect the seeds of every objective and condition."""
+    grouped: dict[tuple[str, tuple[str, str, str, float]], list[Json]] = {}
+    for cell in cells:
+        grouped.setdefault((cell["objective"], condition_of(cell)), []).append(cell)
+    return grouped
+
+
+def mean(values: Iterable[float | None]) -> float:
+    """Return the mean of what is there, NaN of nothing."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def describe(condition: tuple[str, str, str, float]) -> str:
+    """Name a condition in a few words."""
+    world, distractor, motion, alpha = condition
+    prefix = "" if world == "dot" else f"{world} "
+    return f"{prefix}none".strip() if distractor == "none" else f"{prefix}{motion} {distractor} {alpha:g}"
+
+
+def cells_table(cells: Sequence[Json]) -> Table:
+    """Return every objective and condition as a row of the terminal's table, means over seeds."""
+    table = Table(header_style="bold")
+    for name in ("condition", "objective", "seeds", *COLUMNS):
+        table.add_column(name, justify="left" if name in ("condition", "objective") else "right")
+    last = None
+    for (objective, condition), seeds in sorted(
+        group(cells).items(), key=lambda item: (item[0][1], item[0][0])
+    ):
+        if last is not None and condition != last:
+            table.add_section()
+        last = condition
+        values = [_format(mean(read(cell) for cell in seeds), form) for read, form in COLUMNS.values()]
+        table.add_row(describe(condition), objective, str(len(seeds)), *values)
+    return table
+
+
+def _format(value: float, form: str) -> str:
+    return "–" if math.isnan(value) else format(value, form)
+
+
+def markdown_table(
+    cells: Sequence[Json], objectives: Mapping[str, str], conditions: Sequence[tuple[str, str, str, float]]
+) -> str:
+    """Return rollout error at t = 8 [px] per objective and condition for the README; the worst seed in brackets.
+
+    Args:
+        cells: results.
+        objectives: name -> words, in the order of the rows.
+        conditions: in the order of the columns.
+    """
+    grouped = group(cells)
+    lines = [
+        "| rollout error at t = 8 [px] | " + " | ".join(describe(c) for c in conditions) + " |",
+        "|---|" + "---|" * len(conditions),
+    ]
+    for name, words in objectives.items():
+        entries = []
+        for condition in conditions:
+            seeds = grouped.get((name, condition))
+            if not seeds:
+                entries.append("–")
+                continue
+            errors = [value for value in (rmse(cell) for cell in seeds) if value is not None]
+            rang = sum(alarmed(cell) for cell in seeds)
+            bell = f" 🔔{rang:.0f}" if rang else ""
+            entries.append(f"{mean(errors):.2f} ({max(errors):.2f}){bell}")
+        lines.append(f"| {words} | " + " | ".join(entries) + " |")
+    return "\n".join(lines)
+
+
+def dump(value: object) -> str:
+    """Write JSON with one line per cell, so that a diff of results can be read."""
+    return json.dumps(value, indent=None, separators=(",", ":"))
