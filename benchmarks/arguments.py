@@ -121,6 +121,7 @@ def build_parser() -> Parser:
         _add_train,
         _add_evaluate,
         _add_diagnose,
+        _add_probe,
         _add_report,
         _add_data,
         _add_envs,
@@ -227,6 +228,50 @@ def _add_diagnose(verbs: Verbs) -> None:
     diagnose.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")
     diagnose.add_argument("--threads", type=positive_int, help="CPU threads (default: torch's)")
     _json(diagnose)
+
+
+def _add_probe(verbs: Verbs) -> None:
+    """From a run and a store to what can be read off the embedding, with labels."""
+    probe = verbs.add_parser(
+        "probe",
+        help="what can be read off the embedding and its rollouts, beside chance and supervised",
+        description="Fit probes on encodings and rollouts, judge them on held-out trajectories; adds to probes.json "
+        "of the run.",
+    )
+    probe.add_argument("run", metavar="RUN", help="folder of a trained run")
+    probe.add_argument("store", metavar="STORE", help="any store that fits the model")
+    probe.add_argument(
+        "--target",
+        required=True,
+        metavar="NAME",
+        help="a column of the store, or position, velocity, layout, distractor, background, walker, stationary, "
+        "reward, expert_action",
+    )
+    probe.add_argument(
+        "--probe",
+        default="linear",
+        choices=("linear", "sgd", "mlp"),
+        help="linear: closed form (default); sgd: linear by minibatches",
+    )
+    probe.add_argument(
+        "--horizons",
+        type=positive_int,
+        nargs="+",
+        default=[1, 4, 8, 16],
+        metavar="T",
+        help="steps (default 1 4 8 16)",
+    )
+    probe.add_argument(
+        "--trajectories", type=positive_int, default=2000, metavar="N", help="at most (default 2000)"
+    )
+    probe.add_argument(
+        "--supervised-steps",
+        type=seed_int,
+        default=300,
+        metavar="N",
+        help="training of the supervised line; 0 leaves it out (default 300)",
+    )
+    _common(probe, out="RUN", seed="of trajectories, weights and batches")
 
 
 def _add_report(verbs: Verbs) -> None:

@@ -225,6 +225,33 @@ def diagnose(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def probe(arguments: argparse.Namespace) -> int:
+    """Probe a trained run."""
+    _prepare(arguments)
+    from benchmarks.display import make_console, progress_bar
+    from benchmarks.probing import probe_run, probe_table
+    from worldmodel.probing import ProbeConfig
+
+    console = make_console(arguments.quiet)
+    with progress_bar(console, "steps") as update:
+        result = probe_run(
+            Path(arguments.run),
+            arguments.store,
+            target=arguments.target,
+            config=ProbeConfig(arguments.probe),
+            horizons=arguments.horizons,
+            trajectories=arguments.trajectories,
+            supervised_steps=arguments.supervised_steps,
+            seed=arguments.seed,
+            device=arguments.device,
+            out=Path(arguments.out) if arguments.out else None,
+            on_step=update,
+        )
+    console.print(probe_table(result))
+    _emit(arguments, result)
+    return 0
+
+
 def report(arguments: argparse.Namespace) -> int:
     """Write one HTML page of a run."""
     from benchmarks.display import make_console
@@ -358,6 +385,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": train,
     "evaluate": evaluate,
     "diagnose": diagnose,
+    "probe": probe,
     "report": report,
     "data": data,
     "envs": envs,

@@ -1,8 +1,8 @@
 """Training objectives by name: weights of the terms and what they need of the model, one setting for all data.
 
-``worldmodel train RECIPE --objective NAME`` trains any recipe with one of them; ``worldmodel bench slow-features`` compares
-them. The equations stand with the terms (:mod:`worldmodel.objectives`); what was tried before a weight was chosen is in
-``benchmarks/results/LOG.md``.
+``worldmodel train RECIPE --objective NAME`` trains any recipe with one of them; ``worldmodel bench slow-features``
+compares them. The equations stand with the terms (:mod:`worldmodel.objectives`); what was tried before a weight was
+chosen is in ``benchmarks/results/LOG.md``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class ObjectiveSetting:
     latent_dim: int = 0  # Z of the predictor
     train_encoder: bool = True
     detach_predictions: bool = False
+    norm: bool | None = None  # LayerNorm on embeddings and predictions; None leaves it to the recipe
     is_label_free: bool = True
 
 
@@ -59,13 +60,17 @@ OBJECTIVES: dict[str, ObjectiveSetting] = {
         {"infonce": {"metric": "l2", "negatives": "both", "temperature": 0.5}},
     ),
     "barlow": ObjectiveSetting(
-        "Barlow Twins", {"barlow_twins": 0.02}, {"barlow_twins": {"redundancy": 0.005}}
+        "Barlow Twins", {"barlow_twins": 0.02}, {"barlow_twins": {"redundancy": 0.005}}, norm=True
     ),
-    "byol": ObjectiveSetting("cosine prediction of an EMA target", {"cosine_prediction": 1.0}, target="ema"),
+    "byol": ObjectiveSetting(
+        "cosine prediction of an EMA target", {"cosine_prediction": 1.0}, target="ema", norm=True
+    ),
     "simsiam": ObjectiveSetting(
-        "cosine prediction with stop-gradient", {"cosine_prediction": 1.0}, target="stop_gradient"
+        "cosine prediction with stop-gradient", {"cosine_prediction": 1.0}, target="stop_gradient", norm=True
     ),
-    "sigreg": ObjectiveSetting("prediction + SIGReg", {"prediction": 1.0, "sigreg": 0.1}),
+    "sigreg": ObjectiveSetting(
+        "prediction + SIGReg", {"prediction": 1.0, "sigreg": 0.003}, {"sigreg": {"num_directions": 64}}
+    ),
     "swav": ObjectiveSetting("swapped assignment to balanced prototypes", {"swav": 1.0}),
     "idm": ObjectiveSetting(
         "linear inverse dynamics, predictor by regression",
@@ -75,7 +80,23 @@ OBJECTIVES: dict[str, ObjectiveSetting] = {
     ),
     "vicreg-idm": ObjectiveSetting("VICReg + inverse dynamics (MLP)", {**VICREG, "inverse_dynamics": 25.0}),
     "vicreg-temporal": ObjectiveSetting("VICReg + temporal std", {**VICREG, "temporal_std": 25.0}),
-    "action-contrast": ObjectiveSetting("true actions against shuffled ones", {"action_contrast": 1.0}),
+    "controllable": ObjectiveSetting(
+        "action contrast on the unit sphere",
+        {"action_contrast": 1.0},
+        {"action_contrast": {"temperature": 0.03}},
+        norm=True,
+    ),
+    "controllable-static": ObjectiveSetting(
+        "action contrast on 3/4 of the features, VICReg on the rest",
+        {"action_contrast": 1.0, "prediction": 1.0, "variance": 1.0, "covariance": 1.0},
+        {
+            "action_contrast": {"temperature": 0.03, "features": [0.0, 0.75]},
+            "prediction": {"features": [0.75, 1.0]},
+            "variance": {"features": [0.75, 1.0]},
+            "covariance": {"features": [0.75, 1.0]},
+        },
+        norm=True,
+    ),
     "reconstruction": ObjectiveSetting("pixels from embeddings and rollouts", {"reconstruction": 1.0}),
     "rssm": ObjectiveSetting(
         "reconstruction with a latent variable", {"reconstruction": 1.0, "latent_kl": 0.001}, latent_dim=8
@@ -92,9 +113,12 @@ def with_objective(recipe: Recipe, name: str) -> Recipe:
     require_known("objective", name, OBJECTIVES)
     setting = OBJECTIVES[name]
     term_args = {key: dict(value) for key, value in setting.term_args.items()}
+    norm = recipe.model.norm if setting.norm is None else setting.norm
     return dataclasses.replace(
         recipe,
-        model=dataclasses.replace(recipe.model, target=setting.target, latent_dim=setting.latent_dim),
+        model=dataclasses.replace(
+            recipe.model, target=setting.target, latent_dim=setting.latent_dim, norm=norm
+        ),
         objective=dataclasses.replace(
             recipe.objective,
             weights=dict(setting.weights),

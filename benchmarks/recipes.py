@@ -244,8 +244,8 @@ def moving_dot() -> Recipe:
 def slow_features() -> Recipe:
     """A moving dot in front of a distractor, world model only: a cell of ``worldmodel bench slow-features``.
 
-    The encoder is that of Sobal et al. 2022 with an eighth of the work per frame; plans minimise the distance to the goal in
-    embedding space.
+    The encoder is that of Sobal et al. 2022 with an eighth of the work per frame; plans minimise the distance to the goal
+    in embedding space.
     """
     return Recipe(
         name="slow-features",

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-REMEDY = "action_contrast"  # the objective that the advice names
+REMEDY = "controllable"  # the objective that the advice names
 
 _CONSTANT = (
     "the embedding is constant within trajectories; "
@@ -24,7 +24,7 @@ _UNCONTROLLED = (
 )
 _COLLAPSED = "the embedding has collapsed: all observations are mapped to almost the same point"
 _ADVICE = (
-    "train with negatives from within the same trajectory and a contrast between actions: "
+    "train with the contrast between the actions taken and others, which a background cannot satisfy: "
     f"worldmodel train RECIPE --objective {REMEDY}"
 )
 _COLLAPSE_ADVICE = (

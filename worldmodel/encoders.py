@@ -127,7 +127,7 @@ class ConvEncoder(PixelEncoder):
         image_shape: ``(C, rows, cols)``; no layer may leave less than 1 px.
         embedding_dim: ``D``.
         channels: widths of the convolutions.
-        kernels: their kernels [px]; an odd one is padded by half of itself, an even one so that the stride tiles the image.
+        kernels: their kernels [px]; an odd one is padded by half of itself, an even one so that the stride tiles.
         strides: their strides [px].
         pool: side of the average pooling after the last one; 1 for none.
         feature_map: return ``(embedding_dim, h, w)``.

@@ -14,6 +14,7 @@ from benchmarks.report.diagnostics import diagnostics_section
 from benchmarks.report.episodes import episodes_section
 from benchmarks.report.header import header
 from benchmarks.report.probe import probe_section
+from benchmarks.report.probes import probes_section
 from benchmarks.report.results_table import results_section
 from benchmarks.report.run_files import read_run
 from benchmarks.report.wording import text
@@ -23,6 +24,7 @@ _SECTIONS = (
     episodes_section,
     cost_maps_section,
     probe_section,
+    probes_section,
     diagnostics_section,
     curves_section,
     config_section,

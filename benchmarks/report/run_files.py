@@ -23,6 +23,7 @@ class RunFiles:
     probe: Json | None
     cost_map: Json | None
     diagnostics: Json | None
+    probes: Json | None
 
     @property
     def name(self) -> str:
@@ -38,6 +39,14 @@ class RunFiles:
     def diagnose_command(self) -> str:
         """The command that fills the section of label-free statistics."""
         return f"worldmodel diagnose {shlex.quote(str(self.folder))}"
+
+    @property
+    def probe_command(self) -> str:
+        """The command that fills the section of probes, on the store that the run was trained on."""
+        store = (self.config or {}).get("store")
+        path = store.get("path") if isinstance(store, dict) else None
+        where = shlex.quote(str(path)) if path else "STORE"
+        return f"worldmodel probe {shlex.quote(str(self.folder))} {where} --target position"
 
     @property
     def train_command(self) -> str:
@@ -64,6 +73,7 @@ def read_run(run: Path) -> RunFiles:
         probe=_read_json(run / "media" / "probe.json"),
         cost_map=_read_json(run / "media" / "cost_map.json"),
         diagnostics=_read_json(run / "diagnostics.json"),
+        probes=_read_json(run / "probes.json"),
     )
 
 

@@ -55,8 +55,8 @@ def read_cell(out: Path, cell: Cell) -> dict[str, Any] | None:
 def run_cell(cell: Cell, size: str, out: Path, device: str = "cpu") -> dict[str, Any]:
     """Run a cell, or go on where a kill stopped it, and return its result.
 
-    Its numbers: ``encoder`` and ``rollout`` RMSE of the position probe [px] with chance, label-free diagnostics and alarm,
-    success of planning to a goal by embedding distance, and the training terms on held-out windows.
+    Its numbers: probe errors of encodings and rollouts [px] with chance, label-free diagnostics and alarm, success of
+    planning to a goal by embedding distance, and the training terms on held-out windows.
     """
     finished = read_cell(out, cell)
     if finished is not None:

@@ -16,15 +16,13 @@ DISTRACTORS = ("none", "uniform", "structured")
 MOTIONS = ("fixed", "changing", "rolling")
 SIZES = ("smoke", "small", "full")
 PAPER_ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
-CURVES = (
-    "supervised",
-    "controllable",
-    "vicreg",
-    "simclr",
-    "sigreg",
-    "idm",
-    "reconstruction",
-)  # drawn against alpha
+CORE = (
+    *("random", "supervised", "vicreg", "simclr", "barlow"),
+    *("byol", "sigreg", "idm", "reconstruction", "controllable"),
+)
+EVERYWHERE = ("supervised", "vicreg", "simclr", "sigreg", "idm", "reconstruction", "controllable")
+CURVES = ("supervised", "vicreg", "idm", "reconstruction", "controllable")  # drawn against alpha
+WANTED = ("vicreg", "controllable", "controllable-static")  # where something static is wanted
 
 
 @dataclass(frozen=True)
@@ -32,8 +30,8 @@ class Condition:
     """A world and its distractor.
 
     Attributes:
-        world: ``dot``, ``three-dots`` (a second walker and a stationary dot in channels of their own) or ``two-rooms`` (random
-            walls, which are static and wanted).
+        world: ``dot``, ``three-dots`` (a second walker and a stationary dot in channels of their own) or ``two-rooms``
+            (random walls, which are static and wanted).
         distractor: ``none``, ``uniform`` or ``structured``.
         motion: ``fixed``, ``changing`` or ``rolling``; ``fixed`` where there is no distractor.
         alpha: brightness of the distractor relative to the dot's peak; 0 where there is none.
@@ -104,7 +102,7 @@ def cell_recipe(cell: Cell, size: str) -> Recipe:
 
 
 def full_size(recipe: Recipe) -> Recipe:
-    """Return the recipe at the size of Sobal et al. 2022: their encoder, 512 features, 16 steps, a million trajectories."""
+    """Return the recipe at the size of Sobal et al. 2022: their encoder, 512 features, a million trajectories."""
     return dataclasses.replace(
         recipe,
         collect=dataclasses.replace(recipe.collect, num_episodes=1_000_000, chunk=20_000),
@@ -148,30 +146,26 @@ def grid(size: str, seeds: Iterable[int]) -> list[Cell]:
 
 
 def _pairs(size: str) -> list[tuple[str, Condition]]:
+    """List objective and condition of one seed's cells, those of the paper's question first."""
+    fixed, changing = (Condition("dot", "uniform", motion, 1.0) for motion in ("fixed", "changing"))
     if size == "smoke":
-        fixed = Condition("dot", "uniform", "fixed", 1.0)
         return [("vicreg", fixed), ("controllable", fixed), ("controllable", Condition())]
-    names = list(OBJECTIVES)
-    alphas = PAPER_ALPHAS if size == "full" else (1.0,)
-    moving = [
-        Condition("dot", distractor, motion, alpha)
-        for distractor in ("uniform", "structured")
-        for motion in MOTIONS
-        for alpha in alphas
-    ]
-    pairs = [(name, condition) for condition in (Condition(), *moving) for name in names]
-    if size == "small":  # the curves against alpha, of the objectives that are drawn
-        pairs += [
-            (name, Condition("dot", "uniform", motion, alpha))
-            for motion in ("fixed", "changing")
-            for alpha in (0.5, 2.0)
-            for name in CURVES
-        ]
     wanted = [
         Condition("three-dots"),
         Condition("three-dots", "uniform", "fixed", 1.0),
         Condition("two-rooms"),
     ]
-    return pairs + [
-        (name, condition) for condition in wanted for name in (names if size == "full" else CURVES)
+    if size == "full":
+        moving = [Condition("dot", d, m, a) for d in DISTRACTORS[1:] for m in MOTIONS for a in PAPER_ALPHAS]
+        return [(name, condition) for condition in (Condition(), *moving, *wanted) for name in OBJECTIVES]
+    others = [name for name in OBJECTIVES if name not in CORE]
+    rest = [Condition("dot", d, m, 1.0) for d in DISTRACTORS[1:] for m in MOTIONS]
+    rest = [condition for condition in rest if condition not in (fixed, changing)]
+    brightness = [Condition("dot", "uniform", m, a) for m in ("fixed", "changing") for a in (0.5, 2.0)]
+    return [
+        *((name, condition) for condition in (Condition(), fixed, changing) for name in CORE),
+        *((name, condition) for condition in rest for name in EVERYWHERE),
+        *((name, condition) for condition in brightness for name in CURVES),
+        *((name, condition) for condition in wanted for name in WANTED),
+        *((name, condition) for condition in (fixed, changing) for name in others),
     ]

@@ -91,7 +91,7 @@ def _alpha_panel(axes: Axes, cells: Sequence[Json], distractor: str, motion: str
 
 
 def draw_loss(cells: Sequence[Json]) -> Figure:
-    """Draw the error of a rollout against the final prediction loss: for JEPAs under fixed noise a low loss says nothing."""
+    """Draw the error of a rollout against the final prediction loss, and of an encoding against what the alarm reads."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.6, 3.8), layout="constrained")
@@ -122,11 +122,11 @@ def draw_loss(cells: Sequence[Json]) -> Figure:
     for axes in (left, right):
         _plain(axes)
         axes.set_ylim(bottom=0)
-    _legend(figure, right, dots, marks)
+    _legend(figure, dots, marks)
     return figure
 
 
-def _legend(figure: Figure, axes: Axes, cells: Sequence[Json], marks: Mapping[str, str]) -> None:
+def _legend(figure: Figure, cells: Sequence[Json], marks: Mapping[str, str]) -> None:
     from matplotlib.lines import Line2D
 
     present = {cell["objective"] for cell in cells}

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.slow_features.cells import Cell
 from benchmarks.slow_features.cell_run import ensure_store, read_cell, run_cell, store_path
+from benchmarks.slow_features.cells import Cell
 
 OnCell = Callable[[int, int, dict[str, Any]], None]  # cells done, cells in all, result
 

@@ -19,7 +19,7 @@ def condition_of(cell: Json) -> tuple[str, str, str, float]:
 
 
 def rmse(cell: Json, what: str = "rollout", at: str = "8", target: str = "position") -> float | None:
-    """Return a probe error of a cell [px]: of the ``rollout`` at a step, or of the ``encoding`` at a frame or ``"all"``."""
+    """Return a probe error of a cell [px]: of the ``rollout`` at a step, or of the ``encoding`` at a frame."""
     probe = cell["probes"].get(target)
     return None if probe is None else probe[what]["rmse"].get(at)
 

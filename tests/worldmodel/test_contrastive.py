@@ -288,12 +288,20 @@ def test_infonce_within_and_action_contrast_run_through_the_objective():
 @pytest.mark.parametrize(
     ("kind", "changes", "sentence"),
     [
-        (InfoNCE, {"metric": "cosin"}, "metric must be one of cosine, l2, got 'cosin'; did you mean 'cosine'"),
+        (
+            InfoNCE,
+            {"metric": "cosin"},
+            "metric must be one of cosine, l2, got 'cosin'; did you mean 'cosine'",
+        ),
         (InfoNCE, {"negatives": "all"}, "negatives must be one of across, both, within, got 'all'"),
         (InfoNCE, {"temperature": 0}, "temperature must be > 0, got 0"),
         (ActionContrast, {"metric": "l1"}, "metric must be one of cosine, l2, got 'l1'"),
         (ActionContrast, {"num_shuffled": 0}, "num_shuffled must be >= 1 and temperature > 0, got 0 and 0.5"),
-        (ActionContrast, {"temperature": 0.0}, "num_shuffled must be >= 1 and temperature > 0, got 8 and 0.0"),
+        (
+            ActionContrast,
+            {"temperature": 0.0},
+            "num_shuffled must be >= 1 and temperature > 0, got 8 and 0.0",
+        ),
         (ActionContrast, {"loss": "hing"}, "loss must be one of .*, got 'hing'; did you mean 'hinge'"),
     ],
 )

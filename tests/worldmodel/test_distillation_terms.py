@@ -75,7 +75,9 @@ def decorrelated():
 def test_barlow_twins_is_zero_at_features_that_agree_and_are_not_redundant():
     out = decorrelated()
     assert float(BarlowTwins(SIZES)(out)) == pytest.approx(0, abs=1e-6)
-    redundant = replace(out, predictions=out.predictions[..., [0, 0, 0, 0]], targets=out.targets[..., [0] * 4])
+    redundant = replace(
+        out, predictions=out.predictions[..., [0, 0, 0, 0]], targets=out.targets[..., [0] * 4]
+    )
     assert float(BarlowTwins(SIZES)(redundant)) == pytest.approx(0.005 * D * (D - 1), rel=1e-3)
     opposite = replace(out, predictions=-out.predictions)
     assert float(BarlowTwins(SIZES)(opposite)) == pytest.approx(4 * D, rel=1e-3)

@@ -1,4 +1,4 @@
-"""Every loss of the table against its formula, its gradient against finite differences, and the margins of LeCun et al. 2006."""
+"""Losses on energies against their formulas, gradients by finite differences, and the margins of LeCun et al. 2006."""
 
 import math
 
@@ -88,9 +88,7 @@ def test_the_constants_of_a_loss_are_those_of_its_formula():
     least = NEGATIVES.min(axis=1)
     np.testing.assert_allclose(hinge(p, n, margin=2.5), np.maximum(0, 2.5 + POSITIVE - least))
     np.testing.assert_allclose(lvq2(p, n, ceiling=0.3), np.clip(POSITIVE - least, 0, 0.3))
-    np.testing.assert_allclose(
-        square_square(p, n, margin=2.5), POSITIVE**2 + np.maximum(0, 2.5 - least) ** 2
-    )
+    np.testing.assert_allclose(square_square(p, n, margin=2.5), POSITIVE**2 + np.maximum(0, 2.5 - least) ** 2)
     np.testing.assert_allclose(square_exp(p, n, beta=3.0), POSITIVE**2 + 3 * np.exp(-least))
     np.testing.assert_allclose(
         mee(p, n, beta=4.0),

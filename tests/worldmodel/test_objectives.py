@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from scipy import integrate
 from tests.worldmodel.factories import make, make_batch
 from worldmodel.objectives import (
     TERMS,
+    ActionContrast,
     Covariance,
+    InfoNCE,
     InverseDynamics,
     JEPAObjective,
     JEPAOutputs,
@@ -33,6 +36,16 @@ def outputs(embeddings=None, predictions=None, seed=0, shape=(D,)) -> JEPAOutput
         predictions = torch.randn(B, 2, 3, *shape, generator=generator)
     actions = torch.randn(B, T - 1, A, generator=generator)
     return JEPAOutputs(embeddings, embeddings, predictions, actions, seed)
+
+
+def make_stirred(name="patch-mlp", **changes):
+    """Build a model whose predictor heeds the action: an AdaLN-zero transformer ignores it as it is drawn."""
+    model = make(name, **changes)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.predictor.parameters():
+            weight += 0.1 * torch.randn(weight.shape, generator=generator)
+    return model
 
 
 def test_prediction_pairs_step_k_from_start_i_with_frame_i_plus_k_plus_1():
@@ -146,20 +159,42 @@ def test_sigreg_draws_directions_from_the_seed_of_the_step():
 
 @pytest.mark.parametrize("name", TERMS)
 def test_a_gradient_step_on_a_term_lowers_it(name):
-    term = TERMS[name](SIZES)
-    embeddings = (0.3 * torch.randn(B, T, D)).requires_grad_()
-    predictions = torch.randn(B, 2, 3, D, requires_grad=True)
-    value = term(outputs(embeddings, predictions))
-    leaves = [leaf for leaf in (embeddings, predictions) if leaf.requires_grad]
+    term = TERMS[name](TermSizes((D,), A, observation={"proprio": (3,)}, label_dims={"proprio": 3}))
+    label = torch.randn(B, T, 3)
+
+    def value_at(embeddings, predictions, shuffled, divergence):
+        extras = {"proprio": label, "latent_kl": divergence}
+        return term(replace(outputs(embeddings, predictions), shuffled=shuffled, extras=extras))
+
+    leaves = [
+        (0.3 * torch.randn(B, T, D)).requires_grad_(),
+        torch.randn(B, 2, 3, D, requires_grad=True),
+        torch.randn(B, 2, 8, 3, D, requires_grad=True),
+        torch.rand(B, 2, 3, requires_grad=True),
+    ]
+    value = value_at(*leaves)
     grads = torch.autograd.grad(value, leaves, allow_unused=True)
     stepped = [leaf if grad is None else leaf - 1e-3 * grad for leaf, grad in zip(leaves, grads, strict=True)]
-    assert float(term(outputs(*stepped)).detach()) < float(value.detach())
+    assert float(value_at(*stepped).detach()) < float(value.detach())
+
+
+def test_a_prediction_with_stop_gradient_has_the_value_but_not_the_pull_on_its_targets():
+    out = outputs()
+    leaves = [out.targets.clone().requires_grad_(), out.predictions.clone().requires_grad_()]
+    leading = replace(out, targets=leaves[0], predictions=leaves[1])
+    both, one = (Prediction(SIZES, stop_gradient=stop)(leading) for stop in (False, True))
+    assert float(both.detach()) == float(one.detach())
+    grads = torch.autograd.grad(both, leaves)
+    stopped = torch.autograd.grad(one, leaves, allow_unused=True)
+    assert float(grads[0].abs().max()) > 0
+    assert stopped[0] is None
+    torch.testing.assert_close(stopped[1], grads[1])
 
 
 @pytest.mark.parametrize("starts", ["first", "every"])
 @pytest.mark.parametrize("name", ["patch-mlp", "impala-transformer", "map-conv"])
 def test_the_objective_rolls_out_from_the_frames_it_says(name, starts):
-    model = make(name).eval()
+    model = make_stirred(name).eval()
     batch = make_batch(model)
     objective = JEPAObjective(model, {"prediction": 1.0}, rollout_steps=3, starts=starts).eval()
     out = objective.outputs(batch)
@@ -169,6 +204,212 @@ def test_the_objective_rolls_out_from_the_frames_it_says(name, starts):
         expected = model.rollout(out.embeddings[:, i], batch["action"][:, i : i + 3], memory=memory)
         torch.testing.assert_close(out.predictions[:, i], expected, rtol=1e-4, atol=1e-5)
         memory = model.remember(memory, out.embeddings[:, i], batch["action"][:, i])
+
+
+def value_of(term, out):
+    return float(term(out).detach())
+
+
+def test_a_label_gives_an_objective_several_terms_of_a_kind():
+    model = make()
+    weights = {"infonce": 1.0, "infonce:within": 0.5, "variance:small": 2.0}
+    term_args = {"infonce:within": {"negatives": "within"}, "variance:small": {"margin": 0.1}}
+    objective = JEPAObjective(model, weights, rollout_steps=2, term_args=term_args)
+    batch = make_batch(model)
+    got, out = objective(batch), objective.outputs(batch)
+    sizes = TermSizes((8,), A)
+    assert list(got) == list(weights)
+    expected = {
+        "infonce": InfoNCE(sizes),
+        "infonce:within": InfoNCE(sizes, negatives="within"),
+        "variance:small": Variance(sizes, margin=0.1),
+    }
+    for name, term in expected.items():
+        assert float(got[name].detach()) == pytest.approx(value_of(term, out), rel=1e-5), name
+    with pytest.raises(ValueError, match="did you mean 'infonce'"):
+        JEPAObjective(model, {"infonc:within": 1.0}, rollout_steps=2)
+
+
+SLICED = {
+    "prediction": {},
+    "variance": {"margin": 2.0},
+    "covariance": {},
+    "temporal_std": {},
+    "sigreg": {},
+    "inverse_dynamics": {},
+    "infonce": {"negatives": "both"},
+    "action_contrast": {"num_shuffled": 2, "temperature": 0.05},
+    "barlow_twins": {},
+    "swav": {"num_prototypes": 5},
+    "reconstruction": {},
+    "supervised": {"key": "position"},
+}
+
+
+@pytest.mark.parametrize("name", SLICED)
+def test_features_restrict_a_term_to_a_slice_of_the_embedding(name):
+    model = make_stirred()
+    changes = {"rollout_steps": 2, "starts": "every", "label_dims": {"position": 2}}
+    objective = JEPAObjective(
+        model, {name: 1.0}, term_args={name: {**SLICED[name], "features": [2, 5]}}, **changes
+    )
+    batch = {**make_batch(model), "position": torch.randn(4, 6, 2)}
+    out = objective.outputs(batch)
+    part = replace(
+        out,
+        embeddings=out.embeddings[..., 2:5],
+        targets=out.targets[..., 2:5],
+        predictions=out.predictions[..., 2:5],
+        shuffled=None if out.shuffled is None else out.shuffled[..., 2:5],
+    )
+    term = TERMS[name](TermSizes((3,), A, model.config.observation, {"position": 2}), **SLICED[name])
+    term.load_state_dict(objective.terms[name].state_dict())
+    got = float(objective(batch)[name].detach())
+    assert got == pytest.approx(value_of(term, part), rel=1e-5)
+    other = JEPAObjective(
+        model, {name: 1.0}, term_args={name: {**SLICED[name], "features": [0, 8]}}, **changes
+    )
+    assert got != pytest.approx(float(other(batch)[name].detach()), rel=1e-3)
+
+
+@pytest.mark.parametrize("features", [[0, 9], [-1, 3], [3, 3], [5, 2]])
+def test_features_outside_the_embedding_are_one_sentence(features):
+    arguments = {"variance": {"features": features}}
+    with pytest.raises(
+        ValueError, match=r"features of objective term variance must be \[first, end\] of a vector"
+    ):
+        JEPAObjective(make(), {"variance": 1.0}, rollout_steps=2, term_args=arguments)
+    with pytest.raises(ValueError, match="of a vector embedding of \\(8, "):
+        JEPAObjective(
+            make("map-conv"),
+            {"variance": 1.0},
+            rollout_steps=2,
+            term_args={"variance": {"features": [0, 4]}},
+        )
+
+
+@pytest.mark.parametrize("starts", ["first", "every"])
+@pytest.mark.parametrize("name", ["patch-mlp", "impala-transformer", "map-conv"])
+def test_shuffled_rollouts_take_the_actions_of_other_windows_from_the_same_frame(name, starts):
+    model = make_stirred(name).eval()
+    batch = make_batch(model, batch=6)
+    weights = {"action_contrast": 1.0}
+    arguments = {"action_contrast": {"num_shuffled": 3}}
+    objective = JEPAObjective(model, weights, rollout_steps=3, starts=starts, term_args=arguments).eval()
+    with torch.no_grad():
+        out = objective.outputs(batch, seed=4)
+        plain = JEPAObjective(model, {"prediction": 1.0}, rollout_steps=3, starts=starts).outputs(batch)
+        num_starts = 1 if starts == "first" else 3
+        assert out.shuffled.shape[:4] == (6, num_starts, 3, 3)
+        torch.testing.assert_close(out.predictions, plain.predictions)
+        assert plain.shuffled is None
+        memory = model.empty_memory(6)
+        sources = []
+        for i in range(num_starts):
+            candidates = torch.stack(
+                [
+                    model.rollout(
+                        out.embeddings[:, i],
+                        batch["action"][other, i : i + 3].expand(6, -1, -1),
+                        memory=memory,
+                    )
+                    for other in range(6)
+                ],
+                dim=1,
+            )  # (B, windows, H, *D)
+            distance = (out.shuffled[:, i, :, None] - candidates[:, None]).abs().flatten(3).amax(dim=-1)
+            assert float(distance.amin(dim=-1).max()) < 1e-5
+            assert float(distance.kthvalue(2, dim=-1).values.min()) > 1e-4
+            sources.append(distance.argmin(dim=-1))  # (B, N)
+            memory = model.remember(memory, out.embeddings[:, i], batch["action"][:, i])
+        for b, row in enumerate(sources[0].tolist()):
+            assert len({*row, b}) == 4
+        assert all(torch.equal(source, sources[0]) for source in sources)
+
+
+def test_the_shuffle_is_drawn_from_the_seed_of_the_step():
+    model = make()
+    objective = JEPAObjective(
+        model, {"action_contrast": 1.0}, rollout_steps=2, term_args={"action_contrast": {"num_shuffled": 3}}
+    )
+    batch = make_batch(model, batch=12)
+    with torch.no_grad():
+        first = objective.outputs(batch, seed=1).shuffled
+        assert torch.equal(objective.outputs(batch, seed=1).shuffled, first)
+        assert not torch.allclose(objective.outputs(batch, seed=2).shuffled, first)
+
+
+def test_an_objective_rolls_out_as_often_as_its_most_demanding_term():
+    weights = {"action_contrast": 1.0, "action_contrast:one": 1.0}
+    arguments = {"action_contrast": {"num_shuffled": 3}, "action_contrast:one": {"num_shuffled": 1}}
+    objective = JEPAObjective(make(), weights, rollout_steps=2, term_args=arguments)
+    batch = make_batch(make())
+    out, got = objective.outputs(batch), objective(batch)
+    assert out.shuffled.shape[2] == 3
+    for name, num in (("action_contrast", 3), ("action_contrast:one", 1)):
+        expected = value_of(ActionContrast(SIZES, num_shuffled=num), out)
+        assert float(got[name].detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_batch_too_small_to_shuffle_is_one_sentence():
+    arguments = {"action_contrast": {"num_shuffled": 4}}
+    objective = JEPAObjective(make(), {"action_contrast": 1.0}, rollout_steps=2, term_args=arguments)
+    assert objective(make_batch(make(), batch=5))["action_contrast"].isfinite()
+    with pytest.raises(ValueError, match="num_shuffled must be < the windows of a batch, 4, got 4"):
+        objective(make_batch(make(), batch=4))
+
+
+def encoder_gradients(objective, name, batch):
+    objective.zero_grad()
+    objective(batch)[name].backward()
+    return [weight.grad for weight in objective.model.encoder.parameters()]
+
+
+@pytest.mark.parametrize("target", ["shared", "ema"])
+def test_an_encoder_that_is_not_trained_gets_no_gradient_while_the_rest_does(target):
+    model = make(target=target)
+    weights = {"prediction": 1.0, "inverse_dynamics": 1.0}
+    objective = JEPAObjective(model, weights, rollout_steps=3, train_encoder=False)
+    for name in weights:
+        assert all(grad is None for grad in encoder_gradients(objective, name, make_batch(model)))
+        part = {"prediction": model.predictor, "inverse_dynamics": objective.terms["inverse_dynamics"]}[name]
+        assert all(float(weight.grad.abs().sum()) > 0 for weight in part.parameters())
+
+
+def test_detached_predictions_train_the_predictor_and_leave_the_encoder_to_the_other_terms():
+    weights = {"prediction": 1.0, "infonce": 1.0, "cosine_prediction": 1.0, "inverse_dynamics": 1.0}
+    batch = make_batch(make())
+    attached, detached = (
+        JEPAObjective(make(), weights, rollout_steps=3, starts="every", detach_predictions=detach)
+        for detach in (False, True)
+    )
+    for name in weights:
+        expected = float(attached(batch)[name].detach())
+        assert float(detached(batch)[name].detach()) == pytest.approx(expected, rel=1e-6)
+    for name in ("prediction", "infonce", "cosine_prediction"):
+        assert any(float(grad.abs().max()) > 0 for grad in encoder_gradients(attached, name, batch))
+        assert all(grad is None for grad in encoder_gradients(detached, name, batch))
+        assert all(float(w.grad.abs().sum()) > 0 for w in detached.model.predictor.parameters())
+    expected = encoder_gradients(attached, "inverse_dynamics", batch)
+    for got, reference in zip(encoder_gradients(detached, "inverse_dynamics", batch), expected, strict=True):
+        torch.testing.assert_close(got, reference)
+        assert float(reference.abs().max()) > 0
+
+
+def test_a_latent_variable_and_its_divergence_come_together():
+    with pytest.raises(
+        ValueError, match="with a latent variable must have the term latent_kl, got prediction"
+    ):
+        JEPAObjective(make(latent_dim=3), {"prediction": 1.0}, rollout_steps=2)
+    with pytest.raises(ValueError, match="latent_kl must be given a model with latent_dim >= 1, got 0"):
+        JEPAObjective(make(), {"latent_kl": 1.0}, rollout_steps=2)
+    with pytest.raises(ValueError, match="latent_dim of latent_kl must be the model's 3, got 4"):
+        JEPAObjective(
+            make(latent_dim=3),
+            {"latent_kl": 1.0},
+            rollout_steps=2,
+            term_args={"latent_kl": {"latent_dim": 4}},
+        )
 
 
 def test_bad_objectives_are_one_sentence():

@@ -56,7 +56,7 @@ class InfoNCE(Term):
     Args:
         sizes: of the model.
         metric: ``l2``, ``F = |p - s|^2 / D``, or ``cosine``, ``F = 1 - cos(p, s)``.
-        negatives: targets of the same time step of the ``across``-batch trajectories, of the other time steps ``within`` the
+        negatives: targets of the same time step ``across`` trajectories, of the other time steps ``within`` the
             trajectory, or ``both``.
         temperature: ``tau``.
         decoupled: leave the positive out of the sum (DCL).

@@ -1,11 +1,11 @@
 """Non-contrastive terms between predictions and targets: Barlow Twins, BYOL and SimSiam, SwAV.
 
-* Barlow Twins (Zbontar et al. 2021, arXiv 2103.03230, eq. 1-2): the cross-correlation of the two branches is the identity;
-* cosine prediction: the loss of BYOL (Grill et al. 2020, arXiv 2006.07733, eq. 2) with ``model.target = "ema"`` and of SimSiam
-  (Chen & He 2021, arXiv 2011.10566, eq. 1) with ``model.target = "stop_gradient"``; here the action-conditioned predictor is
-  the asymmetry that their predictor heads are;
-* SwAV (Caron et al. 2020, arXiv 2006.09882, eq. 2-3): each branch predicts the other's assignment to prototypes, and Sinkhorn's
-  algorithm keeps the assignments balanced.
+* Barlow Twins (Zbontar et al. 2021, arXiv 2103.03230, eq. 1-2): the cross-correlation of the branches is the identity;
+* cosine prediction: the loss of BYOL (Grill et al. 2020, arXiv 2006.07733, eq. 2) with ``model.target = "ema"`` and of
+  SimSiam (Chen & He 2021, arXiv 2011.10566, eq. 1) with ``model.target = "stop_gradient"``; here the action-conditioned
+  predictor is the asymmetry that their predictor heads are;
+* SwAV (Caron et al. 2020, arXiv 2006.09882, eq. 2-3): each branch predicts the other's assignment to prototypes, and
+  Sinkhorn's algorithm keeps the assignments balanced.
 """
 
 from __future__ import annotations

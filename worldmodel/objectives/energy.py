@@ -2,13 +2,13 @@
 
 An energy-based model gives a compatible pair ``(x, y)`` the energy ``F+`` and incompatible pairs ``(x, y')`` the energies
 ``F-``; learning pushes the first down and the others up (LeCun et al. 2006, "A tutorial on energy-based learning",
-table 1; the lectures show the same table). What tells good losses from bad ones is the margin: a loss has a margin ``m > 0``
-if it is smallest somewhere in ``F+ + m < F-``, so that minimising it puts a gap between the two. The *energy* and the
-*perceptron* loss have none and may collapse to a flat energy; *LVQ2* has none either.
+table 1; the lectures show the same table). What tells good losses from bad ones is the margin: a loss has a margin
+``m > 0`` if it is smallest somewhere in ``F+ + m < F-``, so that minimising it puts a gap between the two. The *energy*
+and the *perceptron* loss have none and may collapse to a flat energy; *LVQ2* has none either.
 
-Every loss maps ``positive (...)`` and ``negatives (..., N)`` to ``(...)``. Losses of the *most offending* answer look at the
-smallest ``F-`` only; NLL and MEE look at all of them. With ``F = |p - s|^2`` and ``beta = 1 / temperature``, ``beta * nll``
-is InfoNCE.
+Every loss maps ``positive (...)`` and ``negatives (..., N)`` to ``(...)``. Losses of the *most offending* answer look at
+the smallest ``F-`` only; NLL and MEE look at all of them. With ``F = |p - s|^2`` and ``beta = 1 / temperature``,
+``beta * nll`` is InfoNCE.
 """
 
 from __future__ import annotations

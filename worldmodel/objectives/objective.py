@@ -55,12 +55,12 @@ class JEPAObjective(nn.Module):
 
     Args:
         model: the JEPA; its parameters are parameters of this module.
-        weights: weight per term; a term of weight 0 is computed and logged, but does not train. ``"KIND:LABEL"`` names a second
-            term of a kind, e.g. ``"infonce:within"``.
+        weights: weight per term; a term of weight 0 is computed and logged, but does not train. ``"KIND:LABEL"`` names
+            a second term of a kind, e.g. ``"infonce:within"``.
         rollout_steps: ``H``, steps predicted open loop.
         starts: roll out from the ``first`` frame of a window, or from ``every`` frame that leaves room for ``H`` steps.
-        term_args: keyword arguments per term. Every term of a vector embedding also takes ``features = [first, end]`` and then
-            sees that slice of the features only.
+        term_args: keyword arguments per term. On a vector embedding every term also takes ``features``, two shares such
+            as ``[0, 0.75]``: it then sees that part of the features only.
         label_dims: values per label that batches hold beside observations and actions.
         train_encoder: false keeps the encoder as it was drawn (the random-encoder baseline).
         detach_predictions: the predictor learns from the embeddings, but its errors do not reach the encoder.
@@ -125,12 +125,13 @@ class JEPAObjective(nn.Module):
         require_known("objective term", kind, TERMS)
         shape = self.model.embedding_shape
         if "features" in arguments:
-            first, end = arguments.pop("features")
-            if len(shape) != 1 or not 0 <= first < end <= shape[0]:
+            shares = arguments.pop("features")
+            if len(shape) != 1 or len(shares) != 2 or not 0 <= shares[0] < shares[1] <= 1:
                 raise ValueError(
-                    f"features of objective term {name} must be [first, end] of a vector embedding of {shape}, "
-                    f"got [{first}, {end}]"
+                    f"features of objective term {name} must be two ascending shares of a vector embedding in [0, 1], "
+                    f"got {list(shares)} of an embedding {shape}"
                 )
+            first, end = (round(share * shape[0]) for share in shares)
             self.slices[name], shape = (first, end), (end - first,)
         require_known_arguments(f"objective term {name}", TERMS[kind], arguments)
         if kind == "latent_kl" and config.latent_dim != arguments.setdefault("latent_dim", config.latent_dim):

@@ -2,10 +2,10 @@
 
 * inverse dynamics: the actions between two frames (PLDM, Sobal et al. 2025, arXiv 2502.14819; over several steps as in
   Lamb et al. 2022, arXiv 2207.08229);
-* reconstruction: the pixels, from embeddings and predictions (the generative baseline of Sobal et al. 2022, arXiv 2211.10831);
-* latent KL: the information that the latent variable of a predictor takes from the frame it predicts. With reconstruction it
-  makes the RSSM-style baseline (Hafner et al. 2019, arXiv 1811.04551, eq. 3); the prior is a standard normal, because
-  its mean and scale are absorbed by the predictor that reads it;
+* reconstruction: the pixels, from embeddings and predictions (the generative baseline of arXiv 2211.10831);
+* latent KL: the information that the latent variable of a predictor takes from the frame it predicts. With
+  reconstruction it makes the RSSM-style baseline (Hafner et al. 2019, arXiv 1811.04551, eq. 3); the prior is a standard
+  normal, because its mean and scale are absorbed by the predictor that reads it;
 * supervised: a label that the data holds; the upper line of every comparison, not a way to train a world model.
 """
 
