@@ -321,12 +321,20 @@ def _add_bench(verbs: Verbs) -> None:
         choices=("smoke", "small", "full"),
         help="smoke: seconds; small: two CPU cores (default); full: the paper's size, a GPU",
     )
-    slow.add_argument("--seeds", type=seed_int, nargs="+", default=[0, 1, 2], help="training seeds (default 0 1 2)")
+    slow.add_argument(
+        "--seeds", type=seed_int, nargs="+", default=[0, 1, 2], help="training seeds (default 0 1 2)"
+    )
     slow.add_argument("--objectives", nargs="+", metavar="NAME", help="only these, e.g. vicreg controllable")
     slow.add_argument(
-        "--conditions", nargs="+", metavar="TEXT", help="only those whose name holds it, e.g. fixed or two-rooms"
+        "--conditions",
+        nargs="+",
+        metavar="TEXT",
+        help="only those whose name holds it, e.g. fixed or two-rooms",
     )
-    slow.add_argument("--jobs", type=positive_int, help="processes of one thread each (default: one per core)")
+    _recipe_settings(slow)
+    slow.add_argument(
+        "--jobs", type=positive_int, help="processes of one thread each (default: one per core)"
+    )
     slow.add_argument("--ray", action="store_true", help="run the cells on Ray instead")
     slow.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")
     slow.add_argument("--out", metavar="DIR", help="folder (default runs/slow-features-<SIZE>)")

@@ -354,6 +354,7 @@ def _bench_slow_features(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         jobs=arguments.jobs,
         use_ray=arguments.ray,
+        overrides=arguments.settings,
         console=make_console(arguments.quiet),
     )
     _emit(arguments, value)

@@ -69,7 +69,7 @@ def check_fits(model: JEPA, store: TrajectoryStore) -> None:
 def choose_trajectories(
     store: TrajectoryStore, most: int, split_by: str, seed: int
 ) -> tuple[np.ndarray, Tensor]:
-    """Draw trajectories on both sides of a split.
+    """Draw up to ``most`` trajectories, on both sides of a split.
 
     Returns:
         Episode indices ``(E,)``, and bool ``(E,)``: those that probes are fitted on.
@@ -81,6 +81,7 @@ def choose_trajectories(
         raise ValueError(f"trajectories must be >= 2, got {most}")
     parts = store.split_episodes({"train": TRAIN_SHARE, "test": 1 - TRAIN_SHARE}, seed=seed, by=split_by)
     num_train = min(max(1, round(TRAIN_SHARE * most)), most - 1)
+    num_train = min(len(parts["train"]), max(num_train, most - len(parts["test"])))
     generator = make_generator(seed, "probe-trajectories")
     chosen = {}
     for name, count in (("train", num_train), ("test", most - num_train)):

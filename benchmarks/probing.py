@@ -127,7 +127,7 @@ def probe_run(
         **report,
         **baselines,
         "supervised_steps": supervised_steps,
-        "probe": dataclasses.asdict(config),
+        "probe": {**dataclasses.asdict(config), "hidden_dims": list(config.hidden_dims)},
         "seed": seed,
         "device": str(trained.device),
         "command": command_line(),

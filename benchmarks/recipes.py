@@ -266,7 +266,7 @@ def slow_features() -> Recipe:
             norm=False,
         ),
         objective=ObjectiveRecipe(VARIANCE_COVARIANCE, rollout_steps=8, window=9, batch_size=32),
-        world_model=FitConfig(num_steps=500, lr=4e-3, checkpoint_every=250),
+        world_model=FitConfig(num_steps=500, lr=4e-3, checkpoint_every=250, num_diagnoses=3),
         predictor=None,
         critic=None,
         actor=None,

@@ -44,11 +44,11 @@ def command_line() -> str:
     return shlex.join(["worldmodel", *sys.argv[1:]])
 
 
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:  # noqa: ANN401
     """Write JSON so that a kill leaves the previous file or the next one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_text(json.dumps(value, indent=2) + "\n")
+    staging.write_text(json.dumps(value, indent=indent) + "\n")
     staging.replace(path)
 
 

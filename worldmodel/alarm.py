@@ -54,7 +54,7 @@ class Alarm:
 class SlowFeatureAlarm:
     """Thresholds of the alarm, all in one place."""
 
-    min_action_r2: float = 0.25  # below: the actions cannot be read off the embedding's motion
+    min_action_r2: float = 0.4  # below: the actions cannot be read off the embedding's motion
     max_share: float = (
         0.95  # between-trajectory share from which the embedding counts as constant; words only
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from benchmarks.report.run_files import Json, RunFiles
 from benchmarks.report.svg import ACCENT, GOAL, INK, MUTED, inline_svg
@@ -23,6 +23,7 @@ _LINES = (  # name, keys in probes.json, colour, dashes
     ("random encoding", ("random", "encoding"), MUTED, _DASHED),
     ("chance", ("chance",), INK, _DOTTED),
 )
+_Line: TypeAlias = tuple[str, list[float], str, tuple[float, ...]]  # name, number per horizon, colour, dashes
 _VARIABLES = {ACCENT: "var(--accent)", GOAL: "var(--goal)", MUTED: "var(--muted)", INK: "var(--ink)"}
 _MEASURES = {"rmse": "RMSE", "r2": "R²", "accuracy": "accuracy"}
 _MOST_OF_CHANCE = 1.4  # an error beyond this share of chance is cut off the figure; the table has it
@@ -49,7 +50,7 @@ def probes_section(files: RunFiles) -> str:
 def _probe(index: int, probe: Json) -> str:
     """Write one target; empty where the file has no numbers for it."""
     measure, horizons = str(probe.get("measure")), probe.get("horizons") or []
-    lines = [
+    lines: list[_Line] = [
         (name, values, colour, dashes)
         for name, path, colour, dashes in _LINES
         if (values := _values(probe, path, measure, horizons)) is not None
@@ -74,7 +75,7 @@ def _probe(index: int, probe: Json) -> str:
         label=f"{what} of {name} over the horizon",
     )
     return f"""<div class="stage"><h3>{text(title(name))} <small>{", ".join(facts)}</small></h3>
-<div class="probed"><div class="figure">{svg}</div>{_table(horizons, lines, what)}</div></div>"""
+<div class="probed"><div class="figure">{svg}</div>{_table(horizons, lines, measure, what)}</div></div>"""
 
 
 def _values(probe: Json, path: tuple[str, ...], measure: str, horizons: list[Any]) -> list[float] | None:
@@ -87,9 +88,7 @@ def _values(probe: Json, path: tuple[str, ...], measure: str, horizons: list[Any
     return [_number_or_nan(found.get(str(horizon))) for horizon in horizons]
 
 
-def _draw(
-    axes: Axes, horizons: list[Any], lines: list[tuple[str, list[float], str, Any]], measure: str, what: str
-) -> None:
+def _draw(axes: Axes, horizons: list[Any], lines: list[_Line], measure: str, what: str) -> None:
     for _, values, colour, dashes in reversed(lines):  # the model's own lines on top
         axes.plot(
             horizons,
@@ -115,17 +114,24 @@ def _draw(
     axes.set_title(what.replace("$", r"\$"), loc="left", fontsize=8, color=INK)
 
 
-def _table(horizons: list[Any], lines: list[tuple[str, list[float], str, Any]], what: str) -> str:
+def _table(horizons: list[Any], lines: list[_Line], measure: str, what: str) -> str:
     head = "".join(f'<th scope="col">t = {text(horizon)}</th>' for horizon in horizons)
     rows = "".join(
         f'<tr><th scope="row">{_swatch(colour, dashes)}{name}</th>'
-        + "".join(f"<td>{number(None if math.isnan(value) else value)}</td>" for value in values)
+        + "".join(f"<td>{_written(value, measure)}</td>" for value in values)
         + "</tr>"
         for name, values, colour, dashes in lines
     )
     return (
         f'<table><thead><tr><th scope="col">{text(what)}</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
     )
+
+
+def _written(value: float, measure: str) -> str:
+    """Write an error with three digits, a share with three decimals."""
+    if math.isnan(value):
+        return number(None)
+    return number(value if measure == "rmse" else round(value, 3))
 
 
 def _swatch(colour: str, dashes: tuple[float, ...]) -> str:

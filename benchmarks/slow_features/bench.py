@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +15,10 @@ from benchmarks.display import progress_bar
 from benchmarks.objectives import OBJECTIVES
 from benchmarks.runs import command_line, read_json, versions, write_json
 from benchmarks.slow_features.alarm_quality import alarm_quality
-from benchmarks.slow_features.cells import Cell, grid, select
+from benchmarks.slow_features.cells import Cell, Condition, cell_recipe, grid, select
 from benchmarks.slow_features.figures import write_figures
 from benchmarks.slow_features.grid import run_grid
-from benchmarks.slow_features.table import cells_table
+from benchmarks.slow_features.table import cells_table, slim
 from worldmodel.alarm import SlowFeatureAlarm
 
 
@@ -34,6 +36,7 @@ def run_benchmark(
     device: str = "cpu",
     jobs: int | None = None,
     use_ray: bool = False,
+    overrides: Sequence[str] = (),
     console: Console,
 ) -> dict[str, Any]:
     """Run the cells that ``out`` lacks and write ``slow_features.json`` and the figures into it.
@@ -47,6 +50,7 @@ def run_benchmark(
         device: of the networks.
         jobs: worker processes.
         use_ray: run the cells as Ray tasks.
+        overrides: settings of every cell's recipe, for ablations; a folder holds one set of them.
         console: where table and progress go.
 
     Returns:
@@ -58,7 +62,8 @@ def run_benchmark(
     """
     began = time.perf_counter()
     cells = select(grid(size, seeds), objectives, conditions)
-    spent = _begin(out, size)
+    settings = _settings(size, overrides)
+    spent = _begin(out, settings)
     with progress_bar(console, "cells") as update:
         results = run_grid(
             cells,
@@ -67,11 +72,13 @@ def run_benchmark(
             device=device,
             jobs=jobs,
             use_ray=use_ray,
+            overrides=overrides,
             on_cell=lambda done, total, result: update("slow-features", done, total, _scalars(result)),
         )
     minutes = spent + (time.perf_counter() - began) / 60
     value = {
         "size": size,
+        "overrides": list(overrides),
         "seeds": list(seeds),
         "command": command_line(),
         "minutes": round(minutes, 1),
@@ -79,24 +86,24 @@ def run_benchmark(
         "versions": versions(),
         "alarm_thresholds": SlowFeatureAlarm().thresholds(),
         "alarm": alarm_quality(results),
-        "cells": results,
+        "cells": [slim(result) for result in results],
     }
-    write_json(out / "grid.json", {**_settings(size), "minutes": minutes})
-    write_json(out / "slow_features.json", value)
+    write_json(out / "grid.json", {**settings, "minutes": minutes})
+    write_json(out / "slow_features.json", value, indent=None)
     write_figures(results, out)
     console.print(cells_table(results))
     console.print(_sentence(value))
     return value
 
 
-def _begin(out: Path, size: str) -> float:
+def _begin(out: Path, settings: dict[str, Any]) -> float:
     """Check that ``out`` is of this grid and return the minutes that earlier calls spent."""
     path = out / "grid.json"
     if not path.exists():
-        write_json(path, {**_settings(size), "minutes": 0.0})
+        write_json(path, {**settings, "minutes": 0.0})
         return 0.0
     earlier = read_json(path)
-    changed = [key for key, value in _settings(size).items() if earlier.get(key) != value]
+    changed = [key for key, value in settings.items() if earlier.get(key) != value]
     if changed:
         raise GridError(
             f"{out} must be continued with the same {', '.join(changed)}; choose another --out to start afresh"
@@ -104,12 +111,13 @@ def _begin(out: Path, size: str) -> float:
     return float(earlier["minutes"])
 
 
-def _settings(size: str) -> dict[str, Any]:
+def _settings(size: str, overrides: Sequence[str]) -> dict[str, Any]:
     """What decides the cells' results and must not change between calls."""
-    from benchmarks.slow_features.cells import Condition, cell_recipe
-
-    recipes = {name: repr(cell_recipe(Cell(name, Condition(), 0), size)) for name in OBJECTIVES}
-    return {"size": size, "recipes": recipes}
+    recipes = {}
+    for name in OBJECTIVES:
+        recipe = dataclasses.asdict(cell_recipe(Cell(name, Condition(), 0), size))
+        recipes[name] = json.loads(json.dumps(recipe))
+    return {"size": size, "overrides": list(overrides), "recipes": recipes}
 
 
 def _scalars(result: dict[str, Any]) -> dict[str, float]:

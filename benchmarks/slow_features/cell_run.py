@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,9 @@ def store_path(out: Path, cell: Cell) -> Path:
     return out / "stores" / f"{cell.condition.name}-seed{cell.seed}"
 
 
-def ensure_store(cell: Cell, size: str, out: Path) -> TrajectoryStore:
+def ensure_store(cell: Cell, size: str, out: Path, overrides: Sequence[str] = ()) -> TrajectoryStore:
     """Collect the cell's data, or open what an earlier call collected."""
-    return collect_store(cell_recipe(cell, size).collect, store_path(out, cell), seed=cell.seed)
+    return collect_store(cell_recipe(cell, size, overrides).collect, store_path(out, cell), seed=cell.seed)
 
 
 def cell_folder(out: Path, cell: Cell) -> Path:
@@ -52,7 +53,9 @@ def read_cell(out: Path, cell: Cell) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def run_cell(cell: Cell, size: str, out: Path, device: str = "cpu") -> dict[str, Any]:
+def run_cell(
+    cell: Cell, size: str, out: Path, device: str = "cpu", overrides: Sequence[str] = ()
+) -> dict[str, Any]:
     """Run a cell, or go on where a kill stopped it, and return its result.
 
     Its numbers: probe errors of encodings and rollouts [px] with chance, label-free diagnostics and alarm, success of
@@ -62,8 +65,8 @@ def run_cell(cell: Cell, size: str, out: Path, device: str = "cpu") -> dict[str,
     if finished is not None:
         return finished
     began = time.perf_counter()
-    recipe, run = cell_recipe(cell, size), cell_folder(out, cell)
-    train_run(recipe, ensure_store(cell, size, out), run, seed=cell.seed, device=device)
+    recipe, run = cell_recipe(cell, size, overrides), cell_folder(out, cell)
+    train_run(recipe, ensure_store(cell, size, out, overrides), run, seed=cell.seed, device=device)
     trained = load_run(run, device)
     diagnosis = json.loads((run / "diagnostics.json").read_text())
     result = {
@@ -73,6 +76,7 @@ def run_cell(cell: Cell, size: str, out: Path, device: str = "cpu") -> dict[str,
         "motion": cell.condition.motion,
         "alpha": cell.condition.alpha,
         "seed": cell.seed,
+        "lr": cell.lr,
         "probes": probe_cell(trained, recipe, cell, PROBE_TRAJECTORIES[size]),
         "diagnostics": diagnosis["final"],
         "alarm": diagnosis["alarm"],

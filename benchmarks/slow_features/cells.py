@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.objectives import OBJECTIVES, with_objective
-from benchmarks.recipes import Recipe, resolve
+from benchmarks.recipes import Recipe, override, resolve
 from worldmodel.jepa import require_known
 
 WORLDS = ("dot", "three-dots", "two-rooms")
@@ -16,13 +16,25 @@ DISTRACTORS = ("none", "uniform", "structured")
 MOTIONS = ("fixed", "changing", "rolling")
 SIZES = ("smoke", "small", "full")
 PAPER_ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
-CORE = (
+# Which objectives a small grid trains where; a full one trains all of them everywhere.
+CORE = (  # without a distractor, and under fixed and changing noise
     *("random", "supervised", "vicreg", "simclr", "barlow"),
     *("byol", "sigreg", "idm", "reconstruction", "controllable"),
 )
-EVERYWHERE = ("supervised", "vicreg", "simclr", "sigreg", "idm", "reconstruction", "controllable")
-CURVES = ("supervised", "vicreg", "idm", "reconstruction", "controllable")  # drawn against alpha
+STRUCTURED = ("supervised", "vicreg", "idm", "reconstruction", "controllable")  # fixed and changing textures
+ROLLING = ("supervised", "vicreg", "controllable")
+CURVES = ("supervised", "vicreg", "idm", "reconstruction", "controllable")  # darker and brighter noise
 WANTED = ("vicreg", "controllable", "controllable-static")  # where something static is wanted
+TUNED = ("vicreg", "simclr", "barlow", "byol", "sigreg")  # at other learning rates, under fixed noise
+TUNED_LRS = (0.0005, 0.001, 0.008)
+OTHERS = (
+    "infonce-within",
+    "swav",
+    "vicreg-idm",
+    "vicreg-temporal",
+    "controllable-static",
+    "rssm",
+)  # noise only
 
 
 @dataclass(frozen=True)
@@ -73,20 +85,29 @@ class Condition:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: the objective ``objective`` on data of ``condition`` with ``seed``."""
+    """One training: the objective ``objective`` on data of ``condition`` with ``seed``.
+
+    Attributes:
+        objective: name in :data:`benchmarks.objectives.OBJECTIVES`.
+        condition: world and distractor.
+        seed: of data, weights and batches.
+        lr: learning rate of a cell of the tuned column; None is the one of all cells.
+    """
 
     objective: str
     condition: Condition
     seed: int
+    lr: float | None = None
 
     @property
     def name(self) -> str:
         """Name of the cell's folder."""
-        return f"{self.condition.name}-{self.objective}-seed{self.seed}"
+        tuned = "" if self.lr is None else f"-lr{self.lr:g}"
+        return f"{self.condition.name}-{self.objective}{tuned}-seed{self.seed}"
 
 
-def cell_recipe(cell: Cell, size: str) -> Recipe:
-    """Return what a cell is trained with: one recipe, the objective's setting, the condition's data."""
+def cell_recipe(cell: Cell, size: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Return what a cell is trained with: one recipe, the objective's setting, the condition's data, then overrides."""
     recipe = with_objective(
         resolve("slow-features", "smoke" if size == "smoke" else "default"), cell.objective
     )
@@ -98,7 +119,10 @@ def cell_recipe(cell: Cell, size: str) -> Recipe:
         env_kwargs=cell.condition.env_kwargs,
         policy="heading" if cell.condition.world == "two-rooms" else "directed",
     )
-    return dataclasses.replace(recipe, collect=collect)
+    recipe = dataclasses.replace(recipe, collect=collect)
+    if cell.lr is not None:
+        recipe = dataclasses.replace(recipe, world_model=dataclasses.replace(recipe.world_model, lr=cell.lr))
+    return override(recipe, overrides)
 
 
 def full_size(recipe: Recipe) -> Recipe:
@@ -142,7 +166,12 @@ def select(
 def grid(size: str, seeds: Iterable[int]) -> list[Cell]:
     """Return the cells of a size, those of the first seed first, so that an early look sees every condition."""
     require_known("size", size, SIZES)
-    return [Cell(objective, condition, seed) for seed in seeds for objective, condition in _pairs(size)]
+    seeds = list(seeds)
+    cells = [Cell(objective, condition, seed) for seed in seeds for objective, condition in _pairs(size)]
+    if size == "smoke":
+        return cells
+    noise = Condition("dot", "uniform", "fixed", 1.0)
+    return cells + [Cell(name, noise, seeds[0], lr) for name in TUNED for lr in TUNED_LRS]
 
 
 def _pairs(size: str) -> list[tuple[str, Condition]]:
@@ -158,14 +187,21 @@ def _pairs(size: str) -> list[tuple[str, Condition]]:
     if size == "full":
         moving = [Condition("dot", d, m, a) for d in DISTRACTORS[1:] for m in MOTIONS for a in PAPER_ALPHAS]
         return [(name, condition) for condition in (Condition(), *moving, *wanted) for name in OBJECTIVES]
-    others = [name for name in OBJECTIVES if name not in CORE]
-    rest = [Condition("dot", d, m, 1.0) for d in DISTRACTORS[1:] for m in MOTIONS]
-    rest = [condition for condition in rest if condition not in (fixed, changing)]
-    brightness = [Condition("dot", "uniform", m, a) for m in ("fixed", "changing") for a in (0.5, 2.0)]
+    structured = [Condition("dot", "structured", motion, 1.0) for motion in ("fixed", "changing")]
+    rolling = [Condition("dot", distractor, "rolling", 1.0) for distractor in DISTRACTORS[1:]]
+    brightness = [
+        Condition("dot", "uniform", m, a) for m, a in (("fixed", 0.5), ("fixed", 2.0), ("changing", 2.0))
+    ]
     return [
-        *((name, condition) for condition in (Condition(), fixed, changing) for name in CORE),
-        *((name, condition) for condition in rest for name in EVERYWHERE),
-        *((name, condition) for condition in brightness for name in CURVES),
-        *((name, condition) for condition in wanted for name in WANTED),
-        *((name, condition) for condition in (fixed, changing) for name in others),
+        (name, condition)
+        for names, conditions in (
+            (CORE, (Condition(), fixed, changing)),
+            (STRUCTURED, structured),
+            (ROLLING, rolling),
+            (CURVES, brightness),
+            (WANTED, wanted),
+            (OTHERS, (fixed, changing)),
+        )
+        for condition in conditions
+        for name in names
     ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.objectives import OBJECTIVES
 from benchmarks.slow_features.table import chance, encoding_rmse, mean, rmse
+from worldmodel.alarm import SlowFeatureAlarm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +27,7 @@ COLOURS = {  # one colour per objective in every figure
     "idm": "#2563eb",
     "reconstruction": "#6b7280",
 }
+OTHERS = "#bbbbbb"
 MOTIONS = ("fixed", "changing", "rolling")
 
 
@@ -43,7 +47,7 @@ def draw_alpha(cells: Sequence[Json]) -> Figure:
     """Draw rollout error at t = 8 against the distractor's brightness, a panel per distractor and motion."""
     from matplotlib.figure import Figure
 
-    dots = [cell for cell in cells if cell["world"] == "dot"]
+    dots = [cell for cell in cells if cell["world"] == "dot" and cell["lr"] is None]
     panels = [
         (distractor, motion)
         for distractor in ("uniform", "structured")
@@ -91,39 +95,49 @@ def _alpha_panel(axes: Axes, cells: Sequence[Json], distractor: str, motion: str
 
 
 def draw_loss(cells: Sequence[Json]) -> Figure:
-    """Draw the error of a rollout against the final prediction loss, and of an encoding against what the alarm reads."""
+    """Draw the error of a rollout against the objective's loss, and that of an encoding against what the alarm reads.
+
+    Losses of different objectives have different units, so each is divided by its own without a distractor.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.6, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     dots = [cell for cell in cells if cell["world"] == "dot"]
     marks = {"fixed": "s", "changing": "o", "rolling": "^", "none": "x"}
+    clean = {
+        name: mean(loss(cell) for cell in dots if (cell["objective"], cell["distractor"]) == (name, "none"))
+        for name in {cell["objective"] for cell in dots}
+    }
     for cell in dots:
         mark = marks["none" if cell["distractor"] == "none" else cell["motion"]]
-        colour = COLOURS.get(cell["objective"], "#bbbbbb")
+        colour = COLOURS.get(cell["objective"], OTHERS)
         style: dict[str, Any] = {"color": colour, "marker": mark, "s": 22, "alpha": 0.8, "linewidths": 0.8}
-        error = rmse(cell)
-        ratio, readable = (
-            cell["diagnostics"].get(name) for name in ("relative_prediction_error", "action_r2")
-        )
-        if error is None:
-            continue
-        if ratio is not None and ratio > 0:
-            left.scatter(ratio, error, **style)
-        if readable is not None:
-            right.scatter(readable, encoding_rmse(cell), **style)
+        ratio = (loss(cell) or math.nan) / clean[cell["objective"]]
+        if cell["objective"] in COLOURS and ratio > 0:
+            left.scatter(ratio, rmse(cell), **style)
+        right.scatter(cell["diagnostics"]["action_r2"], encoding_rmse(cell), **style)
     left.set_xscale("log")
-    left.set_xlabel("prediction error / variance of the embedding")
+    left.set_xlabel("held-out loss, relative to the same objective without a distractor")
     left.set_ylabel("rollout error at t = 8 [px]")
     left.set_title("a low loss says nothing", loc="left", fontsize=10)
     right.set_xlabel("actions read off the embedding's motion, R²")
     right.set_ylabel("encoding error [px]")
     right.set_title("what the alarm looks at", loc="left", fontsize=10)
+    right.axvline(SlowFeatureAlarm().min_action_r2, color="#999999", linewidth=1, linestyle=(0, (5, 3)))
     for axes in (left, right):
         _plain(axes)
         axes.set_ylim(bottom=0)
     _legend(figure, dots, marks)
     return figure
+
+
+def loss(cell: Json) -> float | None:
+    """Return the held-out loss of a cell: its terms, weighted as in training."""
+    weights = OBJECTIVES[cell["objective"]].weights
+    if set(weights) - set(cell["terms"]):
+        return None
+    return sum(weight * cell["terms"][name] for name, weight in weights.items())
 
 
 def _legend(figure: Figure, cells: Sequence[Json], marks: Mapping[str, str]) -> None:
@@ -135,7 +149,7 @@ def _legend(figure: Figure, cells: Sequence[Json], marks: Mapping[str, str]) -> 
         for name, colour in COLOURS.items()
         if name in present
     ]
-    handles.append(Line2D([], [], color="#bbbbbb", marker="o", linestyle="", markersize=5, label="others"))
+    handles.append(Line2D([], [], color=OTHERS, marker="o", linestyle="", markersize=5, label="others"))
     handles += [
         Line2D([], [], color="#333333", marker=mark, linestyle="", markersize=5, label=name)
         for name, mark in marks.items()

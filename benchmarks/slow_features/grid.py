@@ -6,6 +6,7 @@ import concurrent.futures
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def run_grid(
     device: str = "cpu",
     jobs: int | None = None,
     use_ray: bool = False,
+    overrides: Sequence[str] = (),
     on_cell: OnCell | None = None,
 ) -> list[dict[str, Any]]:
     """Run the cells that ``out`` does not hold yet and return the results of all, in order.
@@ -38,6 +40,7 @@ def run_grid(
         device: of the networks.
         jobs: worker processes of one thread each; None is one per CPU core, or one on a GPU.
         use_ray: run each cell as a Ray task instead.
+        overrides: settings of every cell's recipe, such as ``"world_model.num_steps=2000"``.
         on_cell: called as cells finish, those of earlier calls first.
 
     Raises:
@@ -52,7 +55,7 @@ def run_grid(
     jobs = jobs or (1 if device.startswith("cuda") else (os.cpu_count() or 1))
     runner = _on_ray if use_ray else _in_processes
     failures: dict[str, BaseException] = {}
-    for cell, outcome in runner(waiting, size, out, device, jobs):
+    for cell, outcome in runner(waiting, _Job(size, out.resolve(), device, tuple(overrides)), jobs):
         if isinstance(outcome, BaseException):
             failures[cell.name] = outcome
             continue
@@ -68,24 +71,42 @@ def run_grid(
     return [results[cell] for cell in cells]
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What all cells of a grid have in common; its methods run in the workers."""
+
+    size: str
+    out: Path
+    device: str
+    overrides: tuple[str, ...]
+
+    def collect(self, cell: Cell) -> None:
+        """Make the cell's store."""
+        ensure_store(cell, self.size, self.out, self.overrides)
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        """Run the cell on one thread."""
+        _single_thread()
+        return run_cell(cell, self.size, self.out, self.device, self.overrides)
+
+    def one_cell_per_store(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Choose cells whose stores are all that ``cells`` need: cells of a condition and seed share one."""
+        return list({store_path(self.out, cell): cell for cell in cells}.values())
+
+
 Outcomes = Iterator[tuple[Cell, dict[str, Any] | BaseException]]
 
 
-def _in_processes(cells: Sequence[Cell], size: str, out: Path, device: str, jobs: int) -> Outcomes:
+def _in_processes(cells: Sequence[Cell], job: _Job, jobs: int) -> Outcomes:
     """Run cells in spawned workers (a forked one must not use Lance)."""
     if not cells:
         return
     context = multiprocessing.get_context("spawn")
-    workers = min(jobs, len(cells))
-    with concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_single_thread
-    ) as pool:
-        # A store is shared by the cells of a condition and seed, so all stores are there before the first cell.
-        shared = {store_path(out, cell): cell for cell in cells}
-        for future in [pool.submit(_collect, cell, size, out) for cell in shared.values()]:
-            future.result()
-        pending = {pool.submit(run_cell, cell, size, out, device): cell for cell in cells}
+    with concurrent.futures.ProcessPoolExecutor(min(jobs, len(cells)), mp_context=context) as pool:
         try:
+            # All stores are there before the first cell, since two writers of one store would get in each other's way.
+            list(pool.map(job.collect, job.one_cell_per_store(cells)))
+            pending = {pool.submit(job.run, cell): cell for cell in cells}
             for future in concurrent.futures.as_completed(pending):
                 error = future.exception()
                 yield pending[future], error if error is not None else future.result()
@@ -94,7 +115,7 @@ def _in_processes(cells: Sequence[Cell], size: str, out: Path, device: str, jobs
             raise
 
 
-def _on_ray(cells: Sequence[Cell], size: str, out: Path, device: str, jobs: int) -> Outcomes:
+def _on_ray(cells: Sequence[Cell], job: _Job, jobs: int) -> Outcomes:
     """Run cells as Ray tasks on a shared file system; on a GPU each task takes ``1 / jobs`` of one."""
     try:
         import ray
@@ -102,13 +123,10 @@ def _on_ray(cells: Sequence[Cell], size: str, out: Path, device: str, jobs: int)
         raise ImportError("a grid on Ray needs: pip install 'worldmodel[ray]'") from error
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
-    gpus = 1 / jobs if device.startswith("cuda") else 0
-    collect_remote = ray.remote(num_cpus=1)(_collect)
-    run_remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(_run_single_threaded)
-    folder = out.resolve()
-    shared = {store_path(folder, cell): cell for cell in cells}
-    ray.get([collect_remote.remote(cell, size, folder) for cell in shared.values()])
-    pending = {run_remote.remote(cell, size, folder, device): cell for cell in cells}
+    gpus = 1 / jobs if job.device.startswith("cuda") else 0
+    collect, run = ray.remote(num_cpus=1)(job.collect), ray.remote(num_cpus=1, num_gpus=gpus)(job.run)
+    ray.get([collect.remote(cell) for cell in job.one_cell_per_store(cells)])
+    pending = {run.remote(cell): cell for cell in cells}
     while pending:
         (ready,), _ = ray.wait(list(pending), num_returns=1)
         cell = pending.pop(ready)
@@ -116,15 +134,6 @@ def _on_ray(cells: Sequence[Cell], size: str, out: Path, device: str, jobs: int)
             yield cell, ray.get(ready)
         except ray.exceptions.RayError as error:
             yield cell, error
-
-
-def _collect(cell: Cell, size: str, out: Path) -> None:
-    ensure_store(cell, size, out)
-
-
-def _run_single_threaded(cell: Cell, size: str, out: Path, device: str) -> dict[str, Any]:
-    _single_thread()
-    return run_cell(cell, size, out, device)
 
 
 def _single_thread() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -50,21 +49,22 @@ def alarmed(cell: Json) -> float:
 
 
 COLUMNS: dict[str, tuple[Read, str]] = {  # name -> reader and format
-    "encoder px": (encoding_rmse, ".2f"),
-    "rollout px": (rmse, ".2f"),
+    "enc px": (encoding_rmse, ".2f"),
+    "roll px": (rmse, ".2f"),
     "share": (diagnostic("between_trajectory_share"), ".2f"),
-    "RankMe": (diagnostic("rankme"), ".0f"),
-    "action R²": (diagnostic("action_r2"), ".2f"),
+    "rank": (diagnostic("rankme"), ".0f"),
+    "act R²": (diagnostic("action_r2"), ".2f"),
     "alarm": (alarmed, ".0%"),
-    "plan %": (success, ".0f"),
+    "plan%": (success, ".0f"),
 }
 
 
 def group(cells: Iterable[Json]) -> dict[tuple[str, tuple[str, str, str, float]], list[Json]]:
-    """Collect the seeds of every objective and condition."""
+    """Collect the seeds of every objective and condition, those of the tuned column apart."""
     grouped: dict[tuple[str, tuple[str, str, str, float]], list[Json]] = {}
     for cell in cells:
-        grouped.setdefault((cell["objective"], condition_of(cell)), []).append(cell)
+        if cell["lr"] is None:
+            grouped.setdefault((cell["objective"], condition_of(cell)), []).append(cell)
     return grouped
 
 
@@ -85,7 +85,8 @@ def cells_table(cells: Sequence[Json]) -> Table:
     """Return every objective and condition as a row of the terminal's table, means over seeds."""
     table = Table(header_style="bold")
     for name in ("condition", "objective", "seeds", *COLUMNS):
-        table.add_column(name, justify="left" if name in ("condition", "objective") else "right")
+        is_text = name in ("condition", "objective")
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=is_text)
     last = None
     for (objective, condition), seeds in sorted(
         group(cells).items(), key=lambda item: (item[0][1], item[0][0])
@@ -125,13 +126,28 @@ def markdown_table(
                 entries.append("–")
                 continue
             errors = [value for value in (rmse(cell) for cell in seeds) if value is not None]
-            rang = sum(alarmed(cell) for cell in seeds)
-            bell = f" 🔔{rang:.0f}" if rang else ""
+            rang = round(sum(alarmed(cell) for cell in seeds))
+            bell = "" if rang == 0 else " ⚠" if rang == len(seeds) else f" ⚠ {rang}/{len(seeds)}"
             entries.append(f"{mean(errors):.2f} ({max(errors):.2f}){bell}")
         lines.append(f"| {words} | " + " | ".join(entries) + " |")
     return "\n".join(lines)
 
 
-def dump(value: object) -> str:
-    """Write JSON with one line per cell, so that a diff of results can be read."""
-    return json.dumps(value, indent=None, separators=(",", ":"))
+def slim(cell: Json) -> dict[str, Any]:
+    """Return what of a cell goes into the committed results: errors without R^2, four significant digits."""
+    probes = {
+        target: {
+            part: {"rmse": probe[part]["rmse"]} for part in ("encoding", "rollout", "transfer", "chance")
+        }
+        for target, probe in cell["probes"].items()
+    }
+    alarm = None if cell["alarm"] is None else {key: cell["alarm"][key] for key in ("kind", "step")}
+    return _rounded({**cell, "probes": probes, "alarm": alarm})
+
+
+def _rounded(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    return [_rounded(part) for part in value] if isinstance(value, list) else value

@@ -19,7 +19,7 @@ WEIGHTS = {
 }
 TERM_ARGS = {
     "infonce": {"negatives": "both"},
-    "infonce:l2": {"metric": "l2", "decoupled": True, "features": [2, 7]},
+    "infonce:l2": {"metric": "l2", "decoupled": True, "features": [0.25, 0.875]},
     "action_contrast": {"num_shuffled": 4, "temperature": 0.05},
     "swav": {"num_prototypes": 6},
     "supervised": {"key": "position"},

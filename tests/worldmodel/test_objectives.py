@@ -163,8 +163,8 @@ def test_a_gradient_step_on_a_term_lowers_it(name):
     label = torch.randn(B, T, 3)
 
     def value_at(embeddings, predictions, shuffled, divergence):
-        extras = {"proprio": label, "latent_kl": divergence}
-        return term(replace(outputs(embeddings, predictions), shuffled=shuffled, extras=extras))
+        asked = {"observations": {"proprio": label}, "labels": {"proprio": label}, "latent_kl": divergence}
+        return term(replace(outputs(embeddings, predictions), shuffled=shuffled, **asked))
 
     leaves = [
         (0.3 * torch.randn(B, T, D)).requires_grad_(),
@@ -251,7 +251,7 @@ def test_features_restrict_a_term_to_a_slice_of_the_embedding(name):
     model = make_stirred()
     changes = {"rollout_steps": 2, "starts": "every", "label_dims": {"position": 2}}
     objective = JEPAObjective(
-        model, {name: 1.0}, term_args={name: {**SLICED[name], "features": [2, 5]}}, **changes
+        model, {name: 1.0}, term_args={name: {**SLICED[name], "features": [0.25, 0.625]}}, **changes
     )
     batch = {**make_batch(model), "position": torch.randn(4, 6, 2)}
     out = objective.outputs(batch)
@@ -264,28 +264,37 @@ def test_features_restrict_a_term_to_a_slice_of_the_embedding(name):
     )
     term = TERMS[name](TermSizes((3,), A, model.config.observation, {"position": 2}), **SLICED[name])
     term.load_state_dict(objective.terms[name].state_dict())
-    got = float(objective(batch)[name].detach())
-    assert got == pytest.approx(value_of(term, part), rel=1e-5)
+    value, expected = objective(batch)[name], term(part)
+    torch.testing.assert_close(value, expected)
+    weights = [*model.encoder.parameters(), *model.predictor.parameters()]
+    for got, reference in zip(
+        *(
+            torch.autograd.grad(x, weights, allow_unused=True, materialize_grads=True)
+            for x in (value, expected)
+        ),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, reference, rtol=1e-3, atol=1e-6)
     other = JEPAObjective(
-        model, {name: 1.0}, term_args={name: {**SLICED[name], "features": [0, 8]}}, **changes
+        model, {name: 1.0}, term_args={name: {**SLICED[name], "features": [0, 1]}}, **changes
     )
-    assert got != pytest.approx(float(other(batch)[name].detach()), rel=1e-3)
+    assert float(value.detach()) != pytest.approx(float(other(batch)[name].detach()), rel=1e-3)
 
 
-@pytest.mark.parametrize("features", [[0, 9], [-1, 3], [3, 3], [5, 2]])
+@pytest.mark.parametrize("features", [[0, 1.1], [-0.1, 0.5], [0.5, 0.5], [0.75, 0.25], [0.5], [0, 0.5, 1]])
 def test_features_outside_the_embedding_are_one_sentence(features):
     arguments = {"variance": {"features": features}}
-    with pytest.raises(
-        ValueError, match=r"features of objective term variance must be \[first, end\] of a vector"
-    ):
+    sentence = (
+        "features of objective term variance must be two ascending shares of a vector embedding in .0, 1.,"
+    )
+    with pytest.raises(ValueError, match=sentence):
         JEPAObjective(make(), {"variance": 1.0}, rollout_steps=2, term_args=arguments)
-    with pytest.raises(ValueError, match="of a vector embedding of \\(8, "):
-        JEPAObjective(
-            make("map-conv"),
-            {"variance": 1.0},
-            rollout_steps=2,
-            term_args={"variance": {"features": [0, 4]}},
-        )
+
+
+def test_features_of_a_map_are_one_sentence():
+    arguments = {"variance": {"features": [0, 0.5]}}
+    with pytest.raises(ValueError, match=r"got \[0, 0.5\] of an embedding \(8, "):
+        JEPAObjective(make("map-conv"), {"variance": 1.0}, rollout_steps=2, term_args=arguments)
 
 
 @pytest.mark.parametrize("starts", ["first", "every"])
@@ -427,3 +436,43 @@ def test_bad_objectives_are_one_sentence():
     objective = JEPAObjective(model, {"prediction": 1.0}, rollout_steps=9)
     with pytest.raises(ValueError, match="at least rollout_steps \\+ 1 = 10 frames, got 6"):
         objective(make_batch(model))
+
+
+def test_objectives_that_cannot_be_built_are_one_sentence():
+    model, stochastic = make(), make(latent_dim=2)
+    with pytest.raises(ValueError, match="action_contrast must have a model with latent_dim 0"):
+        JEPAObjective(stochastic, {"action_contrast": 1.0, "latent_kl": 1.0}, rollout_steps=2)
+    with pytest.raises(ValueError, match="must hold a feature, got \\[0, 0.05\\]"):
+        JEPAObjective(
+            model, {"variance": 1.0}, rollout_steps=2, term_args={"variance": {"features": [0, 0.05]}}
+        )
+    with pytest.raises(ValueError, match="must not have a dot, got 'infonce:t0.1'"):
+        JEPAObjective(model, {"infonce:t0.1": 1.0}, rollout_steps=2)
+    with pytest.raises(ValueError, match="latent_kl must be one term over all features, got 'latent_kl:two'"):
+        JEPAObjective(stochastic, {"latent_kl": 1.0, "latent_kl:two": 1.0}, rollout_steps=2)
+    with pytest.raises(ValueError, match="SwAV must have .* epsilon > 0"):
+        TERMS["swav"](SIZES, epsilon=0)
+    with pytest.raises(ValueError, match="reconstruction must have an observation"):
+        TERMS["reconstruction"](SIZES)
+    with pytest.raises(ValueError, match="batch of at least 2 windows, got 1"):
+        TERMS["infonce"](SIZES)(outputs(torch.randn(1, T, D), torch.randn(1, 2, 3, D)))
+    supervised = JEPAObjective(model, {"supervised": 1.0}, rollout_steps=2, label_dims={"proprio": 3})
+    with pytest.raises(
+        ValueError, match="a batch must hold the label 'proprio' of its terms, got pixels, action"
+    ):
+        supervised(make_batch(model))
+
+
+def test_a_label_and_an_observation_of_one_name_do_not_get_in_each_others_way():
+    model = make("state-mlp")
+    model.normalizer.set("proprio", torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 2.0, 2.0]))
+    weights = {"reconstruction": 1.0, "supervised": 1.0}
+    objective = JEPAObjective(model, weights, rollout_steps=2, label_dims={"proprio": 3})
+    objective.set_label_statistics("proprio", torch.tensor([5.0, 5.0, 5.0]), torch.tensor([0.5, 0.5, 0.0]))
+    batch = make_batch(model)
+    out = objective.outputs(batch)
+    torch.testing.assert_close(
+        out.observations["proprio"], (batch["proprio"] - torch.tensor([1.0, 2.0, 3.0])) / 2
+    )
+    expected = (batch["proprio"] - 5) / torch.tensor([0.5, 0.5, 1.0])
+    torch.testing.assert_close(out.labels["proprio"], expected)

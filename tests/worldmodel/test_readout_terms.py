@@ -24,12 +24,12 @@ B, T, D, A, S, H, Z = 4, 6, 5, 2, 2, 3, 3
 SIZES = TermSizes((D,), A)
 
 
-def outputs(dim=D, **extras) -> JEPAOutputs:
+def outputs(dim=D, **asked) -> JEPAOutputs:
     generator = torch.Generator().manual_seed(5)
     embeddings = torch.randn(B, T, dim, generator=generator)
     predictions = torch.randn(B, S, H, dim, generator=generator)
     actions = torch.randn(B, T - 1, A, generator=generator)
-    return JEPAOutputs(embeddings, embeddings, predictions, actions, extras=extras)
+    return JEPAOutputs(embeddings, embeddings, predictions, actions, **asked)
 
 
 def set_linear(layer, weight, bias=None):
@@ -143,7 +143,7 @@ def test_reconstruction_is_the_error_of_its_decoder_on_frames_and_on_predicted_f
     term = Reconstruction(TermSizes((D,), A, observation))
     assert term.observation_keys == (key,)
     frames = torch.randn(B, T, *observation[key])
-    out = outputs(**{key: frames})
+    out = outputs(observations={key: frames})
     with torch.no_grad():
         expected = loop_of_both_errors(lambda s: term.decoder(s).view(observation[key]), out, frames)
         assert float(term(out)) == pytest.approx(expected, rel=1e-5)
@@ -158,7 +158,7 @@ def test_reconstruction_is_zero_for_an_exact_decoder():
     exact = replace(
         out,
         predictions=torch.stack([out.embeddings[:, i + 1 : i + 1 + H] for i in range(S)], dim=1),
-        extras={"proprio": out.embeddings},
+        observations={"proprio": out.embeddings},
     )
     with torch.no_grad():
         assert float(term(exact)) == pytest.approx(0, abs=1e-12)
@@ -181,7 +181,7 @@ def test_the_objective_reconstructs_normalised_observations(name, key):
         got = float(objective(batch)["reconstruction"])
         scaled = torch.from_numpy((batch[key].double().numpy() - mean) / std).float()
         expected = loop_of_both_errors(objective.terms["reconstruction"].decoder, out, scaled)
-    np.testing.assert_allclose(out.extras[key], scaled, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(out.observations[key], scaled, rtol=1e-4, atol=1e-5)
     assert got == pytest.approx(expected, rel=1e-4)
 
 
@@ -255,7 +255,7 @@ def test_the_gradient_of_a_draw_is_that_of_the_reparametrised_posterior():
 
 def test_free_nats_cost_nothing_and_give_no_gradient():
     divergences = torch.tensor([[[0.2, 3.0]], [[1.5, 0.0]]], requires_grad=True)
-    out = replace(outputs(), extras={"latent_kl": divergences})
+    out = replace(outputs(), latent_kl=divergences)
     assert float(LatentKL(SIZES)(out).detach()) == pytest.approx((0.2 + 3.0 + 1.5 + 0.0) / 4)
     free = LatentKL(SIZES, free_nats=1.0)(out)
     assert float(free.detach()) == pytest.approx((1.0 + 3.0 + 1.5 + 1.0) / 4)
@@ -284,7 +284,7 @@ def test_the_objective_rolls_out_with_latents_inferred_from_the_frames_to_come(n
         out = objective.outputs(batch, seed=9)
     num_starts = out.predictions.shape[1]
     assert num_starts == (1 if starts == "first" else T - H)
-    assert out.extras["latent_kl"].shape == (B, num_starts, H)
+    assert out.latent_kl.shape == (B, num_starts, H)
     # Step by step: the draws of all starts come from one generator, a step at a time.
     generator, state = torch.Generator().manual_seed(9), out.embeddings[:, :num_starts].flatten(0, 1)
     memory = [model.empty_memory(B)]
@@ -308,7 +308,7 @@ def test_the_objective_rolls_out_with_latents_inferred_from_the_frames_to_come(n
             memory = [model.remember(memory[i], rows[:, i], steps[1][:, i]) for i in range(num_starts)]
         torch.testing.assert_close(out.predictions[:, :, k], nxt, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(
-            out.extras["latent_kl"][:, :, k], divergence.unflatten(0, (B, num_starts)), rtol=1e-4, atol=1e-5
+            out.latent_kl[:, :, k], divergence.unflatten(0, (B, num_starts)), rtol=1e-4, atol=1e-5
         )
         state = out.predictions[:, :, k].flatten(0, 1)
 
@@ -352,7 +352,7 @@ def test_descent_on_the_divergence_moves_the_posterior_to_the_prior():
 def test_supervision_is_the_error_of_a_linear_readout():
     labels = torch.randn(B, T, 3)
     term = Supervised(TermSizes((D,), A, label_dims={"position": 3}), key="position")
-    out = outputs(position=labels)
+    out = outputs(labels={"position": labels})
     weight, bias = term.readout.weight.detach(), term.readout.bias.detach()
     expected = loop_of_both_errors(lambda s: weight @ s + bias, out, labels)
     assert float(term(out).detach()) == pytest.approx(expected, rel=1e-5)
@@ -364,7 +364,7 @@ def test_supervision_is_least_at_the_regression_of_the_label():
     truth = torch.tensor([[1.0, -2.0, 0.5], [0.0, 1.0, 3.0]])
     labels = out.embeddings @ truth.T + 0.7
     consistent = torch.stack([out.embeddings[:, i + 1 : i + 1 + H] for i in range(S)], dim=1)
-    exact = replace(out, predictions=consistent, extras={"position": labels})
+    exact = replace(out, predictions=consistent, labels={"position": labels})
     term = Supervised(TermSizes((3,), A, label_dims={"position": 2}), key="position")
     set_linear(term.readout, truth, torch.full((2,), 0.7))
     with torch.no_grad():
@@ -389,7 +389,7 @@ def test_the_objective_standardises_labels_by_the_statistics_it_is_given():
     with torch.no_grad():
         out = objective.outputs(batch)
         got = float(objective(batch)["supervised"])
-    np.testing.assert_allclose(out.extras["position"], labels, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(out.labels["position"], labels, rtol=1e-5, atol=1e-6)
     weight, bias = (x.detach().numpy() for x in objective.terms["supervised"].readout.parameters())
     encoded = out.embeddings.numpy() @ weight.T + bias - labels
     predicted = out.predictions.numpy()[:, 0] @ weight.T + bias - labels[:, 1 : 1 + H]

@@ -83,6 +83,8 @@ class InfoNCE(Term):
         """Return the mean over batch, starts and steps."""
         p = outputs.predictions.flatten(3)  # (B, S, H, D)
         s = outputs.targets.flatten(2)  # (B, T, D)
+        if self.negatives != "within" and len(s) < 2:
+            raise ValueError("negatives across trajectories must have a batch of at least 2 windows, got 1")
         starts, horizon = p.shape[1:3]
         positive, others = [], []
         for i in range(starts):

@@ -75,6 +75,11 @@ class SwAV(Term):
         num_iters: int = 3,
     ) -> None:
         super().__init__(sizes)
+        if num_prototypes < 2 or num_iters < 1 or not (temperature > 0 and epsilon > 0):
+            raise ValueError(
+                "SwAV must have num_prototypes >= 2, num_iters >= 1, temperature > 0 and epsilon > 0, "
+                f"got {num_prototypes}, {num_iters}, {temperature} and {epsilon}"
+            )
         self.prototypes = nn.Linear(sizes.embedding_shape[0], num_prototypes, bias=False)
         self.temperature, self.epsilon, self.num_iters = temperature, epsilon, num_iters
 

@@ -114,6 +114,10 @@ class JEPAObjective(nn.Module):
         for key in self.label_keys:
             for statistic, value in (("mean", 0.0), ("std", 1.0)):
                 self.register_buffer(f"{key}_{statistic}", torch.full(((label_dims or {})[key],), value))
+        if model.config.latent_dim and self.num_shuffled:
+            raise ValueError(
+                "action_contrast must have a model with latent_dim 0, got one with a latent variable"
+            )
         if model.config.latent_dim and "latent_kl" not in terms:
             raise ValueError(
                 "an objective of a model with a latent variable must have the term latent_kl, "
@@ -123,6 +127,10 @@ class JEPAObjective(nn.Module):
     def _build(self, name: str, arguments: dict[str, Any], label_dims: Mapping[str, int]) -> Term:
         kind, config = term_kind(name), self.model.config
         require_known("objective term", kind, TERMS)
+        if "." in name:
+            raise ValueError(f"the label of an objective term must not have a dot, got {name!r}")
+        if kind == "latent_kl" and (name != kind or "features" in arguments):
+            raise ValueError(f"latent_kl must be one term over all features, got {name!r} with {arguments}")
         shape = self.model.embedding_shape
         if "features" in arguments:
             shares = arguments.pop("features")
@@ -132,6 +140,10 @@ class JEPAObjective(nn.Module):
                     f"got {list(shares)} of an embedding {shape}"
                 )
             first, end = (round(share * shape[0]) for share in shares)
+            if first == end:
+                raise ValueError(
+                    f"features of objective term {name} must hold a feature, got {list(shares)} of {shape}"
+                )
             self.slices[name], shape = (first, end), (end - first,)
         require_known_arguments(f"objective term {name}", TERMS[kind], arguments)
         if kind == "latent_kl" and config.latent_dim != arguments.setdefault("latent_dim", config.latent_dim):
@@ -162,7 +174,9 @@ class JEPAObjective(nn.Module):
             targets=outputs.targets.float(),
             predictions=outputs.predictions.float(),
             shuffled=None if outputs.shuffled is None else outputs.shuffled.float(),
-            extras={key: gather_rows(value).float() for key, value in outputs.extras.items()},
+            latent_kl=None if outputs.latent_kl is None else outputs.latent_kl.float(),
+            observations={key: gather_rows(value).float() for key, value in outputs.observations.items()},
+            labels={key: gather_rows(value).float() for key, value in outputs.labels.items()},
         )
         with torch.autocast(self.model.device.type, enabled=False):
             return {name: term(self._seen_by(name, outputs)) for name, term in self.terms.items()}
@@ -192,34 +206,43 @@ class JEPAObjective(nn.Module):
                 f"a window must have at least rollout_steps + 1 = {self.rollout_steps + 1} frames, "
                 f"got {num_steps + 1}"
             )
-        extras = self._extras(batch, obs)
+        latent_kl = shuffled = None
         seen = embeddings.detach() if self.detach_predictions else embeddings  # by the predictor
         if model.config.latent_dim:
-            predictions, extras["latent_kl"] = self._inferred_predictions(seen, actions, seed)
+            predictions, latent_kl = self._inferred_predictions(seen, actions, seed)
         else:
             every = self._predictions(seen, self._action_sets(actions, seed))
             predictions = every[:, :, 0]
+            shuffled = every[:, :, 1:] if self.num_shuffled else None
         return JEPAOutputs(
             embeddings=embeddings,
             targets=model.encode_target(obs, seen),
             predictions=predictions,
             actions=actions / model.get_buffer("action_scale"),
             seed=seed,
-            shuffled=every[:, :, 1:] if self.num_shuffled else None,
-            extras=extras,
+            shuffled=shuffled,
+            latent_kl=latent_kl,
+            observations=self._observations(obs),
+            labels=self._labels(batch),
         )
 
-    def _extras(self, batch: Mapping[str, Tensor], obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the normalised observations and labels that the terms read."""
-        extras = {}
+    def _observations(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the normalised observations that the terms read."""
         needed = {key for term in self.terms.values() for key in term.observation_keys}  # type: ignore[union-attr]
-        if needed:
-            normalised = self.model.normalizer(obs)
-            extras = {key: normalised[key] for key in sorted(needed)}
+        if not needed:
+            return {}
+        normalised = self.model.normalizer(obs)
+        return {key: normalised[key] for key in sorted(needed)}
+
+    def _labels(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the standardised labels that the terms read, ``(B, T, K)`` each."""
+        labels = {}
         for key in self.label_keys:
+            if key not in batch:
+                raise ValueError(f"a batch must hold the label {key!r} of its terms, got {', '.join(batch)}")
             mean, std = self.get_buffer(f"{key}_mean"), self.get_buffer(f"{key}_std")
-            extras[key] = (batch[key].float().flatten(2) - mean) / std
-        return extras
+            labels[key] = (batch[key].float().flatten(2) - mean) / std
+        return labels
 
     def _action_sets(self, actions: Tensor, seed: int) -> Tensor:
         """Return each window's actions and those of ``N`` other windows of the joint batch, ``(B, 1 + N, T - 1, A)``."""

@@ -19,8 +19,9 @@ class JEPAOutputs:
         actions: ``(B, T - 1, A)``, divided by the action scale.
         shuffled: ``(B, S, N, H, *D)`` predictions from the same frames under the actions of ``N`` other windows; None
             unless a term asks for them.
-        extras: what else terms ask for: normalised observations and labels ``(B, T, ...)`` by key, and the divergence
-            ``"latent_kl" (B, S, H)`` of the latent variable.
+        latent_kl: ``(B, S, H)`` divergence of the latent variable from its prior [nats]; None without one.
+        observations: normalised observations ``(B, T, *O)`` by key, of the keys that terms ask for.
+        labels: standardised labels ``(B, T, K)`` by key, likewise.
         seed: seed of this step's randomness; the same on every rank.
     """
 
@@ -30,7 +31,9 @@ class JEPAOutputs:
     actions: Tensor
     seed: int = 0
     shuffled: Tensor | None = None
-    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    latent_kl: Tensor | None = None
+    observations: Mapping[str, Tensor] = field(default_factory=dict)
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ class Term(nn.Module):
 
     Attributes:
         num_shuffled: how many rollouts under other windows' actions the term compares with.
-        observation_keys: normalised observations that the term reads from ``outputs.extras``.
-        label_keys: labels that it reads there; the batch must hold them.
+        observation_keys: normalised observations that the term reads.
+        label_keys: labels that it reads; the batch must hold them.
     """
 
     num_shuffled: int = 0

@@ -89,6 +89,8 @@ class Reconstruction(Term):
 
     def __init__(self, sizes: TermSizes, *, hidden_dim: int = 256) -> None:
         super().__init__(sizes)
+        if not sizes.observation:
+            raise ValueError("reconstruction must have an observation to decode, got none")
         images = [key for key, shape in sizes.observation.items() if len(shape) == 3]
         key = images[0] if images else next(iter(sizes.observation))
         self.observation_keys = (key,)
@@ -102,7 +104,7 @@ class Reconstruction(Term):
 
     def forward(self, outputs: JEPAOutputs) -> Tensor:
         """Return the sum of the two mean squared errors."""
-        frames = outputs.extras[self.observation_keys[0]]  # (B, T, *O)
+        frames = outputs.observations[self.observation_keys[0]]  # (B, T, *O)
         frames = frames if self.is_image else frames.flatten(2)
         starts, horizon = outputs.predictions.shape[1:3]
         future = frames[:, 1:].unfold(1, horizon, 1)[:, :starts].movedim(-1, 2)  # (B, S, H, *O)
@@ -147,7 +149,8 @@ class LatentKL(Term):
 
     def forward(self, outputs: JEPAOutputs) -> Tensor:
         """Return the mean divergence per step [nats]."""
-        return outputs.extras["latent_kl"].clamp(min=self.free_nats).mean()
+        assert outputs.latent_kl is not None
+        return outputs.latent_kl.clamp(min=self.free_nats).mean()
 
 
 class Supervised(Term):
@@ -169,7 +172,7 @@ class Supervised(Term):
 
     def forward(self, outputs: JEPAOutputs) -> Tensor:
         """Return the sum of the two mean squared errors."""
-        labels = outputs.extras[self.label_keys[0]].flatten(2)  # (B, T, K)
+        labels = outputs.labels[self.label_keys[0]]  # (B, T, K)
         starts, horizon = outputs.predictions.shape[1:3]
         future = labels[:, 1:].unfold(1, horizon, 1)[:, :starts].movedim(-1, 2)
         encoded = (self.readout(outputs.embeddings.flatten(2)) - labels).square().mean()
