@@ -30,6 +30,7 @@ from worldmodel.metrics import read_metrics
 from worldmodel.training import DIAGNOSTIC
 
 NUM_WINDOWS = 512
+SPACED = (256, 9)  # trajectories, and frames of each that are spaced over the whole of it
 FILE = "diagnostics.json"
 STAGE = "world_model"  # whose checks are the history
 
@@ -66,12 +67,32 @@ def draw_windows(windows: Windows, num_windows: int, seed: int) -> dict[str, Ten
     return {**windows.gather(starts[chosen]), "trajectory": episode[chosen]}
 
 
+def draw_spaced(windows: Windows, num_trajectories: int, num_frames: int, seed: int) -> dict[str, Tensor]:
+    """Draw frames that are evenly spaced over whole episodes, from the first to the last.
+
+    Returns:
+        ``(E, K, ...)`` for ``E`` different episodes and ``K`` frames of each.
+    """
+    lengths = windows.offsets.diff()
+    long_enough = (lengths >= windows.length).nonzero()[:, 0]
+    generator = torch.Generator().manual_seed(seed)
+    chosen = long_enough[torch.randperm(len(long_enough), generator=generator)[:num_trajectories]]
+    first, spare = windows.offsets[:-1][chosen], lengths[chosen] - windows.length
+    columns = []
+    for k in range(num_frames):
+        share = k / max(1, num_frames - 1)
+        batch = windows.gather(first + (share * spare).round().long())
+        columns.append({key: rows[:, round(share * (windows.length - 1))] for key, rows in batch.items()})
+    return {key: torch.stack([column[key] for column in columns], dim=1) for key in columns[0]}
+
+
 class TrainingDiagnosis:
     """The checks of one training: computes them, watches the alarm, and writes ``diagnostics.json``.
 
     Args:
         model: the model that is trained.
         batch: windows of :func:`draw_windows`.
+        spaced: frames of :func:`draw_spaced`.
         run: folder of the run.
         num_steps: steps of the whole training.
         episodes: what the windows are of, ``"held-out"`` or ``"training"``.
@@ -82,13 +103,15 @@ class TrainingDiagnosis:
         self,
         model: JEPA,
         batch: Mapping[str, Tensor],
+        spaced: Mapping[str, Tensor],
         run: Path,
         num_steps: int,
         *,
         episodes: str,
         on_warning: OnWarning | None = None,
     ) -> None:
-        self.model, self.batch, self.run, self.num_steps = model, batch, run, num_steps
+        self.model, self.batch, self.spaced = model, batch, spaced
+        self.run, self.num_steps = run, num_steps
         self.episodes, self.on_warning = episodes, on_warning
         self.alarm = SlowFeatureAlarm()
         self.has_warned = False
@@ -101,7 +124,7 @@ class TrainingDiagnosis:
     def scalars(self) -> dict[str, float]:
         """Diagnose the model as it is; nothing where its embeddings are not finite, which the loss will tell."""
         try:
-            return diagnose(self.model, self.batch).scalars
+            return diagnose(self.model, self.batch, spaced=self.spaced).scalars
         except NonFiniteEmbeddingError:
             return {}
 
@@ -116,7 +139,7 @@ class TrainingDiagnosis:
         """Diagnose the trained model, warn if that is the first alarm, and write ``diagnostics.json``."""
         write_diagnostics(
             self.run,
-            diagnose(self.model, self.batch),
+            diagnose(self.model, self.batch, spaced=self.spaced),
             read_history(self.run),
             self.num_steps,
             episodes=self.episodes,
@@ -217,6 +240,7 @@ def diagnose_run(
         store, keys, recipe.objective.window, episodes=episodes, device=device, derived=derived
     ) as windows:
         batch = draw_windows(windows, NUM_WINDOWS, derive_seed(seed, "diagnose", "fresh"))
+        spaced = draw_spaced(windows, *SPACED, derive_seed(seed, "spaced", "fresh"))
     num_trajectories = len(batch["trajectory"].unique())
     if num_trajectories < LEAST_TRAJECTORIES:
         raise RunError(
@@ -224,7 +248,7 @@ def diagnose_run(
         )
     return write_diagnostics(
         run,
-        diagnose(model, batch, seed=seed),
+        diagnose(model, batch, spaced=spaced, seed=seed),
         read_history(run),
         recipe.world_model.num_steps,
         episodes=name,

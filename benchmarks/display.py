@@ -28,6 +28,7 @@ AGENT_ORDER = ("mode-2", "mode-1", "oracle", "expert", "straight-line", "random"
 STATISTICS = {  # what a diagnosis calls its numbers, and how to read them
     "action_r2": ("action R²", "actions read off the embedding's motion, held out: 1 fully, 0 not at all"),
     "between_trajectory_share": ("between-trajectory share", "of the variance: 1 is constant in time"),
+    "static_ratio": ("static ratio", "constant over moving part of the action readout, whole trajectories"),
     "rankme": ("RankMe", "effective rank of the embedding"),
     "relative_variance": ("relative variance", "beside the embedding's mean square: 0 is collapsed"),
     "slowness": ("slowness", "0 constant in time, 1 white noise"),

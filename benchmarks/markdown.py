@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.slow_features.table import chance, encoding_rmse, markdown_table, mean, success
+
 RESULTS = Path(__file__).parent / "results"
 ROWS = {
     "mode-2": "**plan** on the learned model (mode 2)",
@@ -54,6 +56,73 @@ def speed_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+DOT_CONDITIONS = (
+    ("dot", "none", "fixed", 0.0),
+    ("dot", "uniform", "fixed", 1.0),
+    ("dot", "uniform", "changing", 1.0),
+    ("dot", "uniform", "rolling", 1.0),
+    ("dot", "structured", "fixed", 1.0),
+    ("dot", "structured", "changing", 1.0),
+    ("dot", "structured", "rolling", 1.0),
+)
+OBJECTIVE_WORDS = {
+    "supervised": "supervised, the upper line",
+    "controllable": "**controllable**",
+    "controllable-static": "**controllable-static**",
+    "vicreg": "VICReg",
+    "simclr": "SimCLR",
+    "barlow": "Barlow Twins",
+    "byol": "BYOL",
+    "sigreg": "SIGReg",
+    "swav": "SwAV",
+    "infonce-within": "InfoNCE within the trajectory",
+    "vicreg-temporal": "VICReg + temporal std",
+    "vicreg-idm": "VICReg + inverse dynamics",
+    "idm": "inverse dynamics",
+    "reconstruction": "pixel reconstruction",
+    "rssm": "RSSM-style reconstruction",
+    "random": "random encoder",
+}
+
+
+def slow_features_table(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Return the rollout error of every objective under every distractor of the dot's brightness."""
+    return markdown_table(cells, OBJECTIVE_WORDS, DOT_CONDITIONS, title="error after 8 imagined steps [px]")
+
+
+def planning_table(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Return how often planning by embedding distance reaches its goal, of the objectives that are everywhere."""
+    shown = {name: OBJECTIVE_WORDS[name] for name in ("controllable", "vicreg", "idm", "reconstruction")}
+    return markdown_table(cells, shown, DOT_CONDITIONS, success, ".0f", title="goals reached by planning [%]")
+
+
+def wanted_table(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Return the encoding error of what is controlled and of what is static and wanted."""
+    columns = {
+        "three dots: own": ("three-dots", "none", "position"),
+        "stationary": ("three-dots", "none", "stationary"),
+        "walker": ("three-dots", "none", "walker"),
+        "fixed noise: own": ("three-dots", "uniform", "position"),
+        "stationary ": ("three-dots", "uniform", "stationary"),
+        "Two Rooms: dot": ("two-rooms", "none", "position"),
+        "wall and door": ("two-rooms", "none", "layout"),
+    }
+    lines = ["| encoding error [px] | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    rows: dict[str, list[str]] = {"chance": []}
+    for world, distractor, target in columns.values():
+        here = [cell for cell in cells if (cell["world"], cell["distractor"]) == (world, distractor)]
+        rows["chance"].append(f"{mean(chance(cell, target=target) for cell in here):.1f}")
+        for name in ("vicreg", "controllable", "controllable-static"):
+            mine = [encoding_rmse(cell, target) for cell in here if cell["objective"] == name]
+            rows.setdefault(OBJECTIVE_WORDS[name], []).append(f"{mean(mine):.2f}")
+    return "\n".join(lines + [f"| {name} | " + " | ".join(entries) + " |" for name, entries in rows.items()])
+
+
+def load_slow_features() -> dict[str, Any]:
+    """Read the committed results of the slow-feature benchmark."""
+    return json.loads((RESULTS / "slow-features-small.json").read_text())
+
+
 def _number(value: float) -> str:
     for scale, suffix in ((1e6, " M"), (1e3, " k")):
         if abs(value) >= scale:
@@ -73,4 +142,8 @@ def load_speed() -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     print(quickstart_table(load_summaries()), "\n")
-    print(speed_table(load_speed()))
+    print(speed_table(load_speed()), "\n")
+    found = load_slow_features()["cells"]
+    print(slow_features_table(found), "\n")
+    print(planning_table(found), "\n")
+    print(wanted_table(found))

@@ -18,7 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.diagnosing import NUM_WINDOWS, OnWarning, TrainingDiagnosis, diagnosed_episodes, draw_windows
+from benchmarks.diagnosing import (
+    NUM_WINDOWS,
+    SPACED,
+    OnWarning,
+    TrainingDiagnosis,
+    diagnosed_episodes,
+    draw_spaced,
+    draw_windows,
+)
 from benchmarks.policy_checkpoint import save_policy
 from benchmarks.preparation import (
     Windows,
@@ -140,6 +148,7 @@ class _Stages:
         diagnosis = TrainingDiagnosis(
             model,
             draw_windows(windows, NUM_WINDOWS, derive_seed(self.seed, "diagnose")),
+            draw_spaced(windows, *SPACED, derive_seed(self.seed, "spaced")),
             self.run,
             self.recipe.world_model.num_steps,
             episodes=name,

@@ -23,6 +23,7 @@ GAP = 4  # k, steps
 MOTION_DIMS = 64  # principal components of the motion that are kept
 PRODUCT_DIMS = (32, 8)  # components of the motion and of the place that are multiplied
 RIDGES = tuple(10.0**exponent for exponent in range(-5, 3))  # penalty per row on standardised features
+STATIC_RIDGE = 1e-2  # penalty per row of the readout whose constant part is measured
 NUM_FOLDS = 4
 LEAST_TRAJECTORIES = 2 * (NUM_FOLDS + 1)
 LEAST_R2 = -1.0  # what is reported for a readout that does worse
@@ -81,6 +82,40 @@ def action_r2(
     tested = features(motion[~is_fit].flatten(0, 1), place[~is_fit].flatten(0, 1), is_bilinear=is_bilinear)
     predicted = _ridge_predictions(rows, target, tested, [ridge])[0]
     return max(LEAST_R2, float(1 - (held_out - predicted).square().sum() / spread))
+
+
+def static_ratio(embeddings: Tensor, actions: Tensor, spaced: Tensor, *, gap: int = GAP) -> float:
+    """Return how much of the action readout is constant in time: between- over within-trajectory variance.
+
+    The linear readout of the displacement, fitted on the motion of windows, is applied to frames that are spaced over
+    whole trajectories. Where the embedding holds nothing but what the actions move, the readout is the moving state up
+    to a constant: its variance between trajectories is that of where they happen, a few times the one within. A
+    background that leaks into the same directions cancels in the motion, and adds to the variance between only.
+
+    It needs trajectories that are long enough to get around: in a world that is large beside what a trajectory covers,
+    the ratio is large without any background.
+
+    Args:
+        embeddings: ``(B, T, D)`` of windows.
+        actions: ``(B, T, A)`` or ``(B, T - 1, A)``.
+        spaced: ``(E, K, D)``, K frames of each trajectory from its first to its last.
+        gap: as in :func:`action_r2`.
+
+    Returns:
+        ``Var_i(mean_t u) / mean_i Var_t(u)`` of the readout ``u``, summed over action dimensions and at most 1e6; 1
+        where the embedding or the actions do not move.
+    """
+    motion, _, displacement = _pairs(embeddings.double().cpu(), actions.double().cpu(), gap)
+    rows, target = motion.flatten(0, 1), displacement.flatten(0, 1)
+    if not bool(target.std(dim=0).any()) or not bool(rows.std(dim=0).any()):
+        return 1.0
+    axes = whitening(rows, MOTION_DIMS)
+    components = rows @ axes
+    gram = components.T @ components + STATIC_RIDGE * len(rows) * torch.eye(axes.shape[1], dtype=axes.dtype)
+    readout = spaced.double().cpu() @ (axes @ torch.linalg.solve(gram, components.T @ target))  # (E, K, A)
+    within = readout.var(dim=1, correction=0).mean(dim=0).sum()
+    between = readout.mean(dim=1).var(dim=0, correction=0).sum()
+    return min(1e6, float(between / within)) if within > 0 else 1.0
 
 
 def _pairs(embeddings: Tensor, actions: Tensor, gap: int) -> tuple[Tensor, Tensor, Tensor]:

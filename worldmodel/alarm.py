@@ -23,6 +23,10 @@ _UNCONTROLLED = (
     "that the actions do not control"
 )
 _COLLAPSED = "the embedding has collapsed: all observations are mapped to almost the same point"
+_BURIED = (
+    "the embedding moves with the actions, but what is constant within a trajectory outweighs it many times; "
+    "distances between embeddings compare backgrounds"
+)
 _ADVICE = (
     "train with the contrast between the actions taken and others, which a background cannot satisfy: "
     f"worldmodel train RECIPE --objective {REMEDY}"
@@ -38,7 +42,8 @@ class Alarm:
     """What is wrong and what to try.
 
     Attributes:
-        kind: "collapsed", "constant" (within trajectories) or "uncontrolled" (moves, but not with the actions).
+        kind: "collapsed", "constant" (within trajectories), "uncontrolled" (moves, but not with the actions) or "buried"
+            (moves with the actions, under something static).
         message: one sentence without its full stop.
         advice: what to try, likewise.
         action_r2: the statistic that raised it.
@@ -58,6 +63,7 @@ class SlowFeatureAlarm:
     max_share: float = (
         0.95  # between-trajectory share from which the embedding counts as constant; words only
     )
+    max_static_ratio: float = 9.0  # of the action readout; above: buried (trajectories must get around)
     min_rankme: float = 1.5  # below: collapsed
     min_relative_variance: float = 1e-4  # of the embedding's mean square; below: collapsed
     min_trajectories: int = 128  # fewer leave the readout too uncertain to speak
@@ -75,7 +81,8 @@ class SlowFeatureAlarm:
         ):
             return Alarm("collapsed", _COLLAPSED, _COLLAPSE_ADVICE, r2)
         if r2 >= self.min_action_r2:
-            return None
+            is_buried = diagnostics.get("static_ratio", 0.0) > self.max_static_ratio
+            return Alarm("buried", _BURIED, _ADVICE, r2) if is_buried else None
         if diagnostics["between_trajectory_share"] >= self.max_share:
             return Alarm("constant", _CONSTANT, _ADVICE, r2)
         return Alarm("uncontrolled", _UNCONTROLLED, _ADVICE, r2)

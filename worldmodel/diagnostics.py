@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldmodel.action_readout import GAP, action_r2, whitening
+from worldmodel.action_readout import GAP, action_r2, static_ratio, whitening
 from worldmodel.jepa import JEPA
 
 ENCODE_FRAMES = 1024  # frames that the encoder sees at once
@@ -249,7 +249,14 @@ class Diagnostics:
 
 
 @torch.no_grad()
-def diagnose(model: JEPA, batch: Mapping[str, Tensor], *, seed: int = 0, gap: int = GAP) -> Diagnostics:
+def diagnose(
+    model: JEPA,
+    batch: Mapping[str, Tensor],
+    *,
+    spaced: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+    gap: int = GAP,
+) -> Diagnostics:
     """Compute every statistic of ``model`` on windows, without touching its weights, mode or torch's randomness.
 
     The model rolls out from frame 0 over the whole window, under its own actions and under those of another window.
@@ -259,6 +266,8 @@ def diagnose(model: JEPA, batch: Mapping[str, Tensor], *, seed: int = 0, gap: in
         model: the world model.
         batch: observations ``(B, T, *O)``, ``"action" (B, T, A)``, and optionally ``"trajectory" (B,)``, integers
             that say which windows are of one trajectory.
+        spaced: observations ``(E, K, *O)`` of frames spaced over whole trajectories, for
+            :func:`worldmodel.action_readout.static_ratio`; None leaves that out.
         seed: of the random projection, and of the exchange of actions.
         gap: steps over which actions are read off the motion, see :func:`worldmodel.action_readout.action_r2`.
 
@@ -274,6 +283,7 @@ def diagnose(model: JEPA, batch: Mapping[str, Tensor], *, seed: int = 0, gap: in
         start, embeddings = _encode(model, batch)
         shift = 1 + int(torch.randint(len(actions) - 1, (), generator=generator))
         rollouts = [_rollout(model, start, taken[:, :-1]) for taken in (actions, actions.roll(shift, dims=0))]
+        frames = None if spaced is None else _encode(model, spaced)[1]
     finally:
         model.train(was_training)
     for tensor in (embeddings, *rollouts):
@@ -283,6 +293,7 @@ def diagnose(model: JEPA, batch: Mapping[str, Tensor], *, seed: int = 0, gap: in
     if dim > MAX_DIM:
         projection = torch.randn(dim, MAX_DIM, generator=generator) / MAX_DIM**0.5
         embeddings, *rollouts = (tensor @ projection for tensor in (embeddings, *rollouts))
+        frames = None if frames is None else frames @ projection
     predictions, other = rollouts
     actions = actions.float().cpu()
     trajectories = batch.get("trajectory", torch.arange(len(actions)))
@@ -307,12 +318,14 @@ def diagnose(model: JEPA, batch: Mapping[str, Tensor], *, seed: int = 0, gap: in
         "action_cca": cca(motion, taken),
         "num_trajectories": float(len(trajectories.unique())),
     }
+    if frames is not None:
+        scalars["static_ratio"] = static_ratio(embeddings, actions, frames, gap=gap)
     return Diagnostics(scalars, spectrum(samples).tolist(), slowness(embeddings).tolist())
 
 
 def _encode(model: JEPA, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Encode windows in chunks: first embeddings ``(B, *D)`` on the device, all ``(B, T, D)`` flat on the CPU."""
-    num_windows, num_frames = batch["action"].shape[:2]
+    num_windows, num_frames = batch[model.observation_keys[0]].shape[:2]
     size = max(1, ENCODE_FRAMES // num_frames)
     starts, parts = [], []
     for first in range(0, num_windows, size):

@@ -18,12 +18,14 @@ _LEAST_SLOWNESS = 0.1  # top of its axis, lest a constant embedding look lively
 _OVER_TRAINING = {  # statistic: (title of its figure, threshold that is drawn, top of the axis)
     "action_r2": ("action R²", "min_action_r2", 1.0),
     "between_trajectory_share": ("between-trajectory share", None, 1.0),
+    "static_ratio": ("static ratio", "max_static_ratio", None),
     "rankme": ("RankMe", None, None),
     "identity_ratio": ("identity ratio", None, None),
 }
 _NAMES = {
     "action_r2": "action R²",
     "between_trajectory_share": "between-trajectory share",
+    "static_ratio": "static ratio",
     "rankme": "RankMe",
     "relative_variance": "relative variance",
     "slowness": "slowness",
@@ -39,7 +41,9 @@ _NAMES = {
 }
 _CAPTION = """<em>Action R²</em> is how well the recorded actions can be read off the embedding's motion, on
 trajectories held out of the fit: 1 fully, 0 not at all; below the dashed line the alarm speaks. The
-<em>between-trajectory share</em> of the variance is 1 where the embedding never moves within a trajectory.
+<em>between-trajectory share</em> of the variance is 1 where the embedding never moves within a trajectory. The
+<em>static ratio</em> is what is constant of that readout beside what moves, over whole trajectories; above its
+dashed line a background buries the state.
 <em>RankMe</em> is the effective rank, which also rises while the state is lost to a background. The
 <em>identity ratio</em> is the rollout's error beside that of standing still. <em>Slowness</em> is 0 for a
 component that is constant in time and 1 for white noise."""

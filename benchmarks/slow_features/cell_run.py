@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchmarks.agents import LearnedActor, TrainedRun, load_run
 from benchmarks.collecting import collect_store, make_data_policy
+from benchmarks.diagnosing import diagnose_run
 from benchmarks.evaluation import draw_tasks, run_episodes, summarise
 from benchmarks.recipes import Recipe
 from benchmarks.runs import write_json
@@ -68,7 +69,7 @@ def run_cell(
     recipe, run = cell_recipe(cell, size, overrides), cell_folder(out, cell)
     train_run(recipe, ensure_store(cell, size, out, overrides), run, seed=cell.seed, device=device)
     trained = load_run(run, device)
-    diagnosis = json.loads((run / "diagnostics.json").read_text())
+    diagnosis = diagnose_run(run, seed=cell.seed, device=device)
     result = {
         "objective": cell.objective,
         "world": cell.condition.world,

@@ -114,11 +114,13 @@ def cell_recipe(cell: Cell, size: str, overrides: Sequence[str] = ()) -> Recipe:
     if size == "full":
         recipe = full_size(recipe)
     collect = dataclasses.replace(
-        recipe.collect,
-        env_id=cell.condition.env_id,
-        env_kwargs=cell.condition.env_kwargs,
-        policy="heading" if cell.condition.world == "two-rooms" else "directed",
+        recipe.collect, env_id=cell.condition.env_id, env_kwargs=cell.condition.env_kwargs
     )
+    if cell.condition.world == "two-rooms":  # a walk gets around in 90 steps; as many frames as of the dot
+        collect = dataclasses.replace(collect, policy="heading")
+        if size != "smoke":
+            num_episodes, chunk = collect.num_episodes // 5, collect.chunk // 5
+            collect = dataclasses.replace(collect, num_steps=90, num_episodes=num_episodes, chunk=chunk)
     recipe = dataclasses.replace(recipe, collect=collect)
     if cell.lr is not None:
         recipe = dataclasses.replace(recipe, world_model=dataclasses.replace(recipe.world_model, lr=cell.lr))

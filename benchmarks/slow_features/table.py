@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 Json = Mapping[str, Any]
@@ -38,9 +39,9 @@ def diagnostic(name: str) -> Read:
     return lambda cell: cell["diagnostics"].get(name)
 
 
-def success(cell: Json) -> float:
-    """Return the success rate of planning by embedding distance [%]."""
-    return 100 * cell["planning"]["success_rate"]
+def success(cell: Json) -> float | None:
+    """Return the success rate of planning by embedding distance [%]; None behind walls, which no distance sees."""
+    return None if cell["world"] == "two-rooms" else 100 * cell["planning"]["success_rate"]
 
 
 def alarmed(cell: Json) -> float:
@@ -82,20 +83,21 @@ def describe(condition: tuple[str, str, str, float]) -> str:
 
 
 def cells_table(cells: Sequence[Json]) -> Table:
-    """Return every objective and condition as a row of the terminal's table, means over seeds."""
-    table = Table(header_style="bold")
-    for name in ("condition", "objective", "seeds", *COLUMNS):
-        is_text = name in ("condition", "objective")
-        table.add_column(name, justify="left" if is_text else "right", no_wrap=is_text)
+    """Return the terminal's table: a section per condition, a row per objective, means over seeds."""
+    table = Table(header_style="bold", box=box.SIMPLE, pad_edge=False, collapse_padding=True)
+    table.add_column("objective", no_wrap=True)
+    for name in COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
     last = None
     for (objective, condition), seeds in sorted(
         group(cells).items(), key=lambda item: (item[0][1], item[0][0])
     ):
-        if last is not None and condition != last:
+        if condition != last:
             table.add_section()
+            table.add_row(f"[bold]{describe(condition)}[/bold]")
         last = condition
         values = [_format(mean(read(cell) for cell in seeds), form) for read, form in COLUMNS.values()]
-        table.add_row(describe(condition), objective, str(len(seeds)), *values)
+        table.add_row(f" {objective}", *values)
     return table
 
 
@@ -104,33 +106,42 @@ def _format(value: float, form: str) -> str:
 
 
 def markdown_table(
-    cells: Sequence[Json], objectives: Mapping[str, str], conditions: Sequence[tuple[str, str, str, float]]
+    cells: Sequence[Json],
+    objectives: Mapping[str, str],
+    conditions: Sequence[tuple[str, str, str, float]],
+    read: Read = rmse,
+    form: str = ".2f",
+    *,
+    title: str,
 ) -> str:
-    """Return rollout error at t = 8 [px] per objective and condition for the README; the worst seed in brackets.
+    """Return a number per objective and condition: mean over seeds, the largest in brackets, ⚠ where the alarm rang.
 
     Args:
         cells: results.
         objectives: name -> words, in the order of the rows.
         conditions: in the order of the columns.
+        read: the number.
+        form: how it is written.
+        title: of the first column.
     """
     grouped = group(cells)
-    lines = [
-        "| rollout error at t = 8 [px] | " + " | ".join(describe(c) for c in conditions) + " |",
-        "|---|" + "---|" * len(conditions),
+    names = [
+        "none" if c[1] == "none" and c[0] == "dot" else describe(c).removesuffix(" 1") for c in conditions
     ]
+    lines = [f"| {title} | " + " | ".join(names) + " |", "|---|" + "---|" * len(conditions)]
     for name, words in objectives.items():
-        entries = []
-        for condition in conditions:
-            seeds = grouped.get((name, condition))
-            if not seeds:
-                entries.append("–")
-                continue
-            errors = [value for value in (rmse(cell) for cell in seeds) if value is not None]
-            rang = round(sum(alarmed(cell) for cell in seeds))
-            bell = "" if rang == 0 else " ⚠" if rang == len(seeds) else f" ⚠ {rang}/{len(seeds)}"
-            entries.append(f"{mean(errors):.2f} ({max(errors):.2f}){bell}")
+        entries = [_entry(grouped.get((name, condition), []), read, form) for condition in conditions]
         lines.append(f"| {words} | " + " | ".join(entries) + " |")
     return "\n".join(lines)
+
+
+def _entry(seeds: Sequence[Json], read: Read, form: str) -> str:
+    values = [value for value in (read(cell) for cell in seeds) if value is not None]
+    if not values:
+        return "–"
+    rang = round(sum(alarmed(cell) for cell in seeds))
+    bell = "" if rang == 0 else " ⚠" if rang == len(seeds) else f" ⚠ {rang}/{len(seeds)}"
+    return f"{mean(values):{form}} ({max(values):{form}}){bell}"
 
 
 def slim(cell: Json) -> dict[str, Any]:

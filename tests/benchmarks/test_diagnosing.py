@@ -11,7 +11,7 @@ from rich.console import Console
 
 from benchmarks.cli import main
 from benchmarks.collecting import collect_store
-from benchmarks.diagnosing import diagnosed_episodes, draw_windows, read_alarm, read_history
+from benchmarks.diagnosing import diagnosed_episodes, draw_spaced, draw_windows, read_alarm, read_history
 from benchmarks.display import print_alarm, progress_bar
 from benchmarks.preparation import split_episodes
 from benchmarks.recipes import resolve
@@ -141,6 +141,21 @@ def test_held_out_episodes_are_diagnosed_where_they_are_enough(tmp_path):
     name, episodes = diagnosed_episodes(mostly, store)
     assert name == "held-out"
     assert set(episodes) == set(split_episodes(mostly, store)["val"])
+
+
+def test_spaced_frames_go_from_the_first_to_the_last_of_an_episode(tmp_path):
+    store = collect_store(SMOKE.collect, tmp_path, seed=0)
+    windows = ResidentWindows(store, ["state", "action"], 13, episodes=range(3, 15))
+    spaced = draw_spaced(windows, 8, 5, seed=0)["state"]
+    assert spaced.shape[:2] == (8, 5)
+    episodes = store.read(["state"], range(3, 15))["state"].reshape(12, 17, -1)
+    found = set()
+    for frames in spaced.numpy():
+        (episode,) = [i for i in range(12) if (episodes[i, 0] == frames[0]).all()]
+        found.add(episode)
+        for frame, row in zip(frames, (0, 4, 8, 12, 16), strict=True):
+            assert (episodes[episode, row] == frame).all()
+    assert len(found) == 8
 
 
 def test_windows_differ_and_come_from_as_many_episodes_as_there_are(tmp_path):

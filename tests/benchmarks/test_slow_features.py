@@ -187,9 +187,11 @@ def test_tables_average_seeds_and_keep_the_worst():
     cells = [fake_cell(rollout=9.0, seed=0), fake_cell(rollout=10.0, seed=1, alarm=False)]
     assert rmse(cells[0]) == 9.0
     assert encoding_rmse(cells[0]) == 9.0
-    text = markdown_table(cells, {"vicreg": "VICReg"}, [("dot", "uniform", "fixed", 1.0)])
-    assert "9.50 (10.00)" in text
-    assert cells_table(cells).row_count == 1
+    conditions = [("dot", "uniform", "fixed", 1.0), ("dot", "none", "fixed", 0.0)]
+    text = markdown_table(cells, {"vicreg": "VICReg"}, conditions, title="error")
+    assert text.splitlines()[0] == "| error | fixed uniform | none |"
+    assert text.splitlines()[2] == "| VICReg | 9.50 (10.00) ⚠ 1/2 | – |"
+    assert cells_table(cells).row_count == 2  # the condition, and its objective
 
 
 @pytest.mark.render

@@ -9,7 +9,7 @@ import torch
 
 from tests.worldmodel.factories import MODELS, make, make_batch
 from worldmodel import diagnostics
-from worldmodel.action_readout import action_r2
+from worldmodel.action_readout import action_r2, static_ratio
 from worldmodel.alarm import SlowFeatureAlarm
 from worldmodel.diagnostics import (
     NonFiniteEmbeddingError,
@@ -288,6 +288,33 @@ def test_the_alarm_speaks_of_a_background_and_is_silent_on_a_moving_dot():
     assert alarm.check(statistics(collapsed, actions)).kind == "collapsed"
     assert alarm.check(statistics(straight(positions), actions)) is None
     assert alarm.check(statistics(curved(positions), actions)) is None
+
+
+def test_the_static_ratio_of_a_position_is_that_of_its_variances():
+    positions, actions = walk(num=512)
+    between = positions.double().mean(1).var(0, correction=0).sum()
+    within = positions.double().var(1, correction=0).mean(0).sum()
+    embedding = straight(positions)
+    assert static_ratio(embedding, actions, embedding) == pytest.approx(float(between / within), rel=0.02)
+    assert static_ratio(3 * embedding + 1, actions, 3 * embedding + 1) == pytest.approx(
+        static_ratio(embedding, actions, embedding), rel=1e-3
+    )
+
+
+def test_a_background_over_a_readable_state_buries_it():
+    positions, actions = walk(num=512, frames=33)  # long enough to get around
+    alarm = SlowFeatureAlarm()
+    ratios = []
+    for strength in (0.0, 4.0, 16.0):
+        embedding = straight(positions) + strength * normal(512, 1, 32, seed=9)
+        assert action_r2(embedding, actions) > 0.8  # the background cancels in the motion
+        ratios.append(static_ratio(embedding, actions, embedding))
+    assert ratios[0] < ratios[1] < ratios[2]
+    buried = statistics(embedding, actions, static_ratio=ratios[2])
+    assert alarm.check(buried).kind == "buried"
+    assert alarm.check({**buried, "static_ratio": ratios[0]}) is None
+    constant = torch.ones(512, 33, 32)
+    assert static_ratio(constant, actions, constant) == 1
 
 
 @pytest.mark.parametrize(
