@@ -64,7 +64,18 @@ def run_benchmark(
     cells = select(grid(size, seeds), objectives, conditions)
     settings = _settings(size, overrides)
     spent = _begin(out, settings)
+
+    def minutes() -> float:
+        return spent + (time.perf_counter() - began) / 60
+
     with progress_bar(console, "cells") as update:
+
+        def on_cell(done: int, total: int, result: dict[str, Any]) -> None:
+            update("slow-features", done, total, _scalars(result))
+            write_json(
+                out / "grid.json", {**settings, "minutes": minutes()}
+            )  # a kill must not lose the count
+
         results = run_grid(
             cells,
             size,
@@ -73,22 +84,21 @@ def run_benchmark(
             jobs=jobs,
             use_ray=use_ray,
             overrides=overrides,
-            on_cell=lambda done, total, result: update("slow-features", done, total, _scalars(result)),
+            on_cell=on_cell,
         )
-    minutes = spent + (time.perf_counter() - began) / 60
     value = {
         "size": size,
         "overrides": list(overrides),
         "seeds": list(seeds),
         "command": command_line(),
-        "minutes": round(minutes, 1),
+        "minutes": round(minutes(), 1),
+        "core_minutes": round(sum(result["seconds"] for result in results) / 60, 1),
         "device": device,
         "versions": versions(),
         "alarm_thresholds": SlowFeatureAlarm().thresholds(),
         "alarm": alarm_quality(results),
         "cells": [slim(result) for result in results],
     }
-    write_json(out / "grid.json", {**settings, "minutes": minutes})
     write_json(out / "slow_features.json", value, indent=None)
     write_figures(results, out)
     console.print(cells_table(results))
