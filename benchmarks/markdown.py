@@ -118,6 +118,31 @@ def wanted_table(cells: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines + [f"| {name} | " + " | ".join(entries) + " |" for name, entries in rows.items()])
 
 
+def alarm_sentence(value: Mapping[str, Any]) -> str:
+    """Say how often the alarm was right, over all cells."""
+    alarm = value["alarm"]
+
+    def rate(name: str, of: str) -> str:
+        low, high = alarm[f"{name}_ci95"]
+        right = round(alarm[name] * alarm[of])
+        return f"{right} of {alarm[of]} {of} ones ({100 * low:.0f}–{100 * high:.0f} %)"
+
+    return (
+        f"The alarm was right about {rate('sensitivity', 'failing')} and {rate('specificity', 'healthy')} among "
+        f"{len(value['cells'])} models. Failing: a linear probe finds the dot no better than at two thirds of chance; healthy: at one "
+        f"third or better. Of the {alarm['between']} in between it rang for {alarm['rang_between']}."
+    )
+
+
+def cost_sentence(value: Mapping[str, Any]) -> str:
+    """Say what the grid took and how it is made."""
+    seeds = " ".join(str(seed) for seed in value["seeds"])
+    return (
+        f"`{value['command']}`, seeds {seeds}, {len(value['cells'])} models in {value['core_minutes']:.0f} core-minutes on two CPU cores "
+        "without a GPU ([results](benchmarks/results/slow-features-small.json))."
+    )
+
+
 def load_slow_features() -> dict[str, Any]:
     """Read the committed results of the slow-feature benchmark."""
     return json.loads((RESULTS / "slow-features-small.json").read_text())
@@ -143,7 +168,8 @@ def load_speed() -> list[dict[str, Any]]:
 if __name__ == "__main__":
     print(quickstart_table(load_summaries()), "\n")
     print(speed_table(load_speed()), "\n")
-    found = load_slow_features()["cells"]
-    print(slow_features_table(found), "\n")
-    print(planning_table(found), "\n")
-    print(wanted_table(found))
+    value = load_slow_features()
+    for part in (slow_features_table, planning_table, wanted_table):
+        print(part(value["cells"]), "\n")
+    print(alarm_sentence(value), "\n")
+    print(cost_sentence(value))

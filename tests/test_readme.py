@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 from benchmarks.arguments import build_parser
-from benchmarks.markdown import RESULTS, load_speed, load_summaries, quickstart_table, speed_table
+from benchmarks.markdown import (
+    RESULTS,
+    alarm_sentence,
+    cost_sentence,
+    load_slow_features,
+    load_speed,
+    load_summaries,
+    planning_table,
+    quickstart_table,
+    slow_features_table,
+    speed_table,
+    wanted_table,
+)
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -46,6 +58,38 @@ def test_the_first_screen_has_the_two_commands():
 def test_tables_are_those_of_the_committed_results():
     assert quickstart_table(load_summaries()) in README
     assert speed_table(load_speed()) in README
+
+
+def test_the_slow_feature_tables_are_those_of_the_committed_results():
+    value = load_slow_features()
+    for table in (slow_features_table, planning_table, wanted_table):
+        assert table(value["cells"]) in README
+    assert alarm_sentence(value) in README
+    assert cost_sentence(value) in README
+    assert (RESULTS / "slow_features_alpha.png").stat().st_size > 10_000
+    assert value["command"].startswith("worldmodel bench slow-features --size small")
+    assert value["seeds"] == [0, 1, 2]
+    assert not value["overrides"]
+
+
+def test_the_remedy_keeps_the_dot_where_the_others_lose_it():
+    cells = [cell for cell in load_slow_features()["cells"] if cell["world"] == "dot" and cell["lr"] is None]
+
+    def errors(objective, motion):
+        return [
+            cell["probes"]["position"]["rollout"]["rmse"]["8"]
+            for cell in cells
+            if cell["objective"] == objective and cell["motion"] == motion and cell["alpha"] <= 1
+        ]
+
+    assert max(errors("controllable", "fixed") + errors("controllable", "changing")) <= 1.2
+    assert max(errors("controllable", "rolling")) <= 1.2
+    noise = [cell for cell in cells if cell["motion"] == "fixed" and cell["alpha"] == 1]
+    for name in ("vicreg", "simclr", "barlow", "byol", "sigreg"):
+        lost = [cell for cell in noise if cell["objective"] == name]
+        assert len(lost) >= 3
+        assert all(cell["alarm"] is not None for cell in lost)
+        assert min(cell["probes"]["position"]["rollout"]["rmse"]["8"] for cell in lost) > 8
 
 
 def test_headline_numbers_hold_for_three_seeds():
