@@ -10,7 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.slow_features.table import chance, encoding_rmse, markdown_table, mean, success
+from benchmarks.slow_features.table import (
+    chance,
+    encoding_rmse,
+    markdown_table,
+    mean,
+    success,
+    tuned,
+)
 
 RESULTS = Path(__file__).parent / "results"
 ROWS = {
@@ -129,8 +136,17 @@ def alarm_sentence(value: Mapping[str, Any]) -> str:
 
     return (
         f"The alarm was right about {rate('sensitivity', 'failing')} and {rate('specificity', 'healthy')} among "
-        f"{len(value['cells'])} models. Failing: a linear probe finds the dot no better than at two thirds of chance; healthy: at one "
-        f"third or better. Of the {alarm['between']} in between it rang for {alarm['rang_between']}."
+        f"{len(value['cells'])} models. Failing: a linear probe finds the dot no better than at two thirds of chance; "
+        f"healthy: at one third or better. Of the {alarm['between']} in between it rang for {alarm['rang_between']}."
+    )
+
+
+def tuned_sentence(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Say what a learning rate of its own does for an objective under fixed noise."""
+    best = ", ".join(f"{OBJECTIVE_WORDS[name]} {error:.1f}" for name, (_, error) in tuned(cells).items())
+    return (
+        "Tuning does not help: with the best of four learning rates for this very cell, chosen by the probe, the error "
+        f"under fixed noise is {best} px."
     )
 
 
@@ -138,8 +154,8 @@ def cost_sentence(value: Mapping[str, Any]) -> str:
     """Say what the grid took and how it is made."""
     seeds = " ".join(str(seed) for seed in value["seeds"])
     return (
-        f"`{value['command']}`, seeds {seeds}, {len(value['cells'])} models in {value['core_minutes']:.0f} core-minutes on two CPU cores "
-        "without a GPU ([results](benchmarks/results/slow-features-small.json))."
+        f"`{value['command']}`, seeds {seeds}, {len(value['cells'])} models in {value['core_minutes']:.0f} core-minutes "
+        "on two CPU cores without a GPU ([results](benchmarks/results/slow-features-small.json))."
     )
 
 
@@ -172,4 +188,5 @@ if __name__ == "__main__":
     for part in (slow_features_table, planning_table, wanted_table):
         print(part(value["cells"]), "\n")
     print(alarm_sentence(value), "\n")
+    print(tuned_sentence(value["cells"]), "\n")
     print(cost_sentence(value))

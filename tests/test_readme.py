@@ -19,6 +19,7 @@ from benchmarks.markdown import (
     quickstart_table,
     slow_features_table,
     speed_table,
+    tuned_sentence,
     wanted_table,
 )
 
@@ -66,6 +67,7 @@ def test_the_slow_feature_tables_are_those_of_the_committed_results():
         assert table(value["cells"]) in README
     assert alarm_sentence(value) in README
     assert cost_sentence(value) in README
+    assert tuned_sentence(value["cells"]) in README
     assert (RESULTS / "slow_features_alpha.png").stat().st_size > 10_000
     assert value["command"].startswith("worldmodel bench slow-features --size small")
     assert value["seeds"] == [0, 1, 2]

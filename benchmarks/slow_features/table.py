@@ -75,6 +75,23 @@ def mean(values: Iterable[float | None]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
+def tuned(cells: Iterable[Json]) -> dict[str, tuple[float | None, float]]:
+    """Return the tuned column: the learning rate of the smallest rollout error of each objective, and that error [px].
+
+    The rate is None where the setting of all cells was the best of those tried on the same data and seed.
+    """
+    cells = list(cells)
+    best: dict[str, tuple[float | None, float]] = {}
+    tried = {(c["objective"], condition_of(c), c["seed"]) for c in cells if c["lr"] is not None}
+    for cell in cells:
+        error = rmse(cell)
+        if (cell["objective"], condition_of(cell), cell["seed"]) not in tried or error is None:
+            continue
+        if cell["objective"] not in best or error < best[cell["objective"]][1]:
+            best[cell["objective"]] = cell["lr"], error
+    return best
+
+
 def describe(condition: tuple[str, str, str, float]) -> str:
     """Name a condition in a few words."""
     world, distractor, motion, alpha = condition
@@ -98,6 +115,12 @@ def cells_table(cells: Sequence[Json]) -> Table:
         last = condition
         values = [_format(mean(read(cell) for cell in seeds), form) for read, form in COLUMNS.values()]
         table.add_row(f" {objective}", *values)
+    if found := tuned(cells):
+        table.add_section()
+        table.add_row("[bold]best learning rate[/bold]")
+        for objective, (lr, error) in found.items():
+            name = f" {objective}, {'as above' if lr is None else f'lr {lr:g}'}"
+            table.add_row(name, "", _format(error, ".2f"))
     return table
 
 

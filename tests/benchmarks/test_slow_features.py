@@ -14,7 +14,7 @@ from benchmarks.slow_features.alarm_quality import alarm_quality, judge
 from benchmarks.slow_features.cell_run import cell_folder, run_cell, targets_of
 from benchmarks.slow_features.cells import CORE, Cell, Condition, cell_recipe, grid, select
 from benchmarks.slow_features.figures import draw_alpha, draw_loss
-from benchmarks.slow_features.table import cells_table, encoding_rmse, markdown_table, rmse
+from benchmarks.slow_features.table import cells_table, encoding_rmse, markdown_table, rmse, tuned
 from envs.registration import make_simulator
 
 
@@ -192,6 +192,18 @@ def test_tables_average_seeds_and_keep_the_worst():
     assert text.splitlines()[0] == "| error | fixed uniform | none |"
     assert text.splitlines()[2] == "| VICReg | 9.50 (10.00) ⚠ 1/2 | – |"
     assert cells_table(cells).row_count == 2  # the condition, and its objective
+
+
+def test_the_tuned_column_takes_the_best_learning_rate_on_the_same_data():
+    cells = [
+        fake_cell(rollout=9.0, seed=0),
+        fake_cell(rollout=1.0, seed=1),  # another seed has no tuned cells
+        {**fake_cell(rollout=8.0, seed=0), "lr": 0.001},
+        {**fake_cell(rollout=9.5, seed=0), "lr": 0.01},
+        fake_cell("sigreg", rollout=7.0, seed=0),
+    ]
+    assert tuned(cells) == {"vicreg": (0.001, 8.0)}
+    assert cells_table(cells).row_count == 3 + 2
 
 
 @pytest.mark.render

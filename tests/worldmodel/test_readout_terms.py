@@ -190,15 +190,15 @@ def latent_case(seed=0):
     torch.manual_seed(0)
     term = LatentKL(SIZES, latent_dim=Z)
     with torch.no_grad():
-        term.posterior[-1].weight.mul_(4)
+        term.latent.posterior[-1].weight.mul_(4)
     rows = [torch.randn(6, size, generator=generator) for size in (D, A, D)]
-    mean, log_std = term.posterior(torch.cat(rows, dim=-1)).detach().chunk(2, dim=-1)
+    mean, log_std = term.latent.posterior(torch.cat(rows, dim=-1)).detach().chunk(2, dim=-1)
     return term, rows, Normal(mean, log_std.clamp(-5, 2).exp())
 
 
 def test_the_divergence_of_the_posterior_is_torchs():
     term, rows, posterior = latent_case()
-    _, divergence = term.infer(*rows, torch.Generator())
+    _, divergence = term.latent.infer(*rows, torch.Generator())
     prior = Normal(torch.zeros(6, Z), torch.ones(6, Z))
     torch.testing.assert_close(divergence.detach(), kl_divergence(posterior, prior).sum(dim=-1))
     assert float(divergence.detach().min()) > 0
@@ -206,8 +206,8 @@ def test_the_divergence_of_the_posterior_is_torchs():
 
 def test_a_posterior_that_is_the_prior_has_no_divergence():
     term, rows, _ = latent_case()
-    set_linear(term.posterior[-1], torch.zeros_like(term.posterior[-1].weight))
-    latent, divergence = term.infer(*rows, torch.Generator().manual_seed(1))
+    set_linear(term.latent.posterior[-1], torch.zeros_like(term.latent.posterior[-1].weight))
+    latent, divergence = term.latent.infer(*rows, torch.Generator().manual_seed(1))
     torch.testing.assert_close(divergence, torch.zeros(6))
     expected = torch.randn(6, Z, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(latent, expected)
@@ -217,11 +217,11 @@ def test_an_extreme_posterior_is_kept_finite():
     term, rows, _ = latent_case()
     for bias in (-1e4, 1e4):
         set_linear(
-            term.posterior[-1],
-            torch.zeros_like(term.posterior[-1].weight),
+            term.latent.posterior[-1],
+            torch.zeros_like(term.latent.posterior[-1].weight),
             torch.cat([torch.zeros(Z), torch.full((Z,), bias)]),
         )
-        latent, divergence = term.infer(*rows, torch.Generator())
+        latent, divergence = term.latent.infer(*rows, torch.Generator())
         assert bool(latent.isfinite().all() & divergence.isfinite().all())
 
 
@@ -230,9 +230,9 @@ def test_latents_are_drawn_from_the_posterior_and_the_generator():
     num = 20_000
     tiled = [row[:1].expand(num, -1) for row in rows]
     with torch.no_grad():
-        latent, _ = term.infer(*tiled, torch.Generator().manual_seed(0))
-        again, _ = term.infer(*tiled, torch.Generator().manual_seed(0))
-        other, _ = term.infer(*tiled, torch.Generator().manual_seed(1))
+        latent, _ = term.latent.infer(*tiled, torch.Generator().manual_seed(0))
+        again, _ = term.latent.infer(*tiled, torch.Generator().manual_seed(0))
+        other, _ = term.latent.infer(*tiled, torch.Generator().manual_seed(1))
     assert torch.equal(latent, again)
     assert not torch.equal(latent, other)
     mean, std = posterior.mean[0], posterior.stddev[0]
@@ -243,9 +243,9 @@ def test_latents_are_drawn_from_the_posterior_and_the_generator():
 
 def test_the_gradient_of_a_draw_is_that_of_the_reparametrised_posterior():
     term, rows, _ = latent_case()
-    latent, _ = term.infer(*rows, torch.Generator().manual_seed(2))
+    latent, _ = term.latent.infer(*rows, torch.Generator().manual_seed(2))
     noise = torch.randn(6, Z, generator=torch.Generator().manual_seed(2))
-    mean, log_std = term.posterior(torch.cat(rows, dim=-1)).chunk(2, dim=-1)
+    mean, log_std = term.latent.posterior(torch.cat(rows, dim=-1)).chunk(2, dim=-1)
     weights = list(term.parameters())
     got = torch.autograd.grad(latent.square().sum(), weights)
     expected = torch.autograd.grad((mean + log_std.exp() * noise).square().sum(), weights)
@@ -295,7 +295,7 @@ def test_the_objective_rolls_out_with_latents_inferred_from_the_frames_to_come(n
         following = torch.stack([out.embeddings[:, i + k + 1] for i in range(num_starts)], 1).flatten(0, 1)
         scaled = action / torch.tensor([2.0, 0.5])
         with torch.no_grad():
-            latent, divergence = term.infer(state.flatten(1), scaled, following.flatten(1), generator)
+            latent, divergence = term.latent.infer(state.flatten(1), scaled, following.flatten(1), generator)
             rows = state.unflatten(0, (B, num_starts))
             steps = latent.unflatten(0, (B, num_starts)), action.unflatten(0, (B, num_starts))
             nxt = torch.stack(
@@ -319,7 +319,7 @@ def test_predictions_follow_the_posterior_and_the_seed_of_the_step():
         reference = objective.outputs(batch, seed=1).predictions
         assert torch.equal(objective.outputs(batch, seed=1).predictions, reference)
         assert not torch.allclose(objective.outputs(batch, seed=2).predictions, reference)
-        objective.terms["latent_kl"].posterior[-1].bias[:Z] += 1.0
+        objective.terms["latent_kl"].latent.posterior[-1].bias[:Z] += 1.0
         assert not torch.allclose(objective.outputs(batch, seed=1).predictions, reference)
 
 

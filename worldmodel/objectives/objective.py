@@ -296,7 +296,7 @@ class JEPAObjective(nn.Module):
         predictions, divergences = [], []
         for k in range(horizon):
             before, action = state, steps[:, k]
-            latent, divergence = term.infer(
+            latent, divergence = term.latent.infer(
                 before.flatten(1), action / scale, following[:, k].flatten(1), generator
             )
             state = model.predict(before, action, latent, memory)

@@ -3,9 +3,8 @@
 * inverse dynamics: the actions between two frames (PLDM, Sobal et al. 2025, arXiv 2502.14819; over several steps as in
   Lamb et al. 2022, arXiv 2207.08229);
 * reconstruction: the pixels, from embeddings and predictions (the generative baseline of arXiv 2211.10831);
-* latent KL: the information that the latent variable of a predictor takes from the frame it predicts. With
-  reconstruction it makes the RSSM-style baseline (Hafner et al. 2019, arXiv 1811.04551, eq. 3); the prior is a standard
-  normal, because its mean and scale are absorbed by the predictor that reads it;
+* latent KL: the information that the latent variable of a predictor takes from the frame it predicts
+  (:mod:`worldmodel.latents`); with reconstruction it makes the RSSM-style baseline;
 * supervised: a label that the data holds; the upper line of every comparison, not a way to train a world model.
 """
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.encoders import mlp
+from worldmodel.latents import GaussianLatent
 from worldmodel.objectives.outputs import JEPAOutputs, Term, TermSizes
 
 
@@ -126,26 +126,10 @@ class LatentKL(Term):
         self, sizes: TermSizes, *, latent_dim: int = 8, hidden_dim: int = 128, free_nats: float = 0.0
     ) -> None:
         super().__init__(sizes)
-        self.latent_dim, self.free_nats = latent_dim, free_nats
-        width = 2 * math.prod(sizes.embedding_shape) + sizes.action_dim
-        self.posterior = mlp([width, hidden_dim, 2 * latent_dim])
-
-    def infer(
-        self, embedding: Tensor, action: Tensor, following: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Draw ``z (B, Z)`` from ``q(z | s, a, s')`` and return it with the divergence from the prior ``(B,)`` [nats].
-
-        Args:
-            embedding: ``(B, D)`` before the step, flat.
-            action: ``(B, A)``, scaled.
-            following: ``(B, D)`` encoding of the frame after the step, flat.
-            generator: source of the draw, on the CPU.
-        """
-        mean, log_std = self.posterior(torch.cat([embedding, action, following], dim=-1)).chunk(2, dim=-1)
-        log_std = log_std.clamp(-5, 2)
-        noise = torch.randn(mean.shape, generator=generator).to(mean)
-        divergence = (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).sum(dim=-1) / 2
-        return mean + log_std.exp() * noise, divergence
+        self.free_nats = free_nats
+        self.latent = GaussianLatent(
+            math.prod(sizes.embedding_shape), sizes.action_dim, latent_dim, hidden_dim=hidden_dim
+        )
 
     def forward(self, outputs: JEPAOutputs) -> Tensor:
         """Return the mean divergence per step [nats]."""
