@@ -50,6 +50,11 @@ class TrainedRun:
         return make_simulator(self.env["id"], **self.env["kwargs"])
 
     @property
+    def has_critic(self) -> bool:
+        """Whether a cost-to-go was trained."""
+        return (self.path / "critic" / "config.json").exists()
+
+    @property
     def critic(self) -> Critic:
         """The trained cost-to-go."""
         return load_critic(

@@ -193,7 +193,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         rows = evaluate_run(
             run,
             out=Path(arguments.out) if arguments.out else run,
-            modes=(arguments.mode,) if arguments.mode else ("1", "2"),
+            modes=(arguments.mode,) if arguments.mode else None,
             with_references=not arguments.no_references,
             planner=planner,
             evaluation=evaluation,

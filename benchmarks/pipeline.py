@@ -30,7 +30,7 @@ from benchmarks.recording import (
     write_episodes,
     write_probe,
 )
-from benchmarks.runs import add_results, command_line, read_config, read_recipe, write_json
+from benchmarks.runs import RunError, add_results, command_line, read_config, read_recipe, write_json
 from benchmarks.seeding import derive_seed
 
 OnStep = Callable[[str, int, int, Mapping[str, float]], None]  # agent, step, steps in all, scalars
@@ -41,7 +41,7 @@ def evaluate_run(
     run: Path,
     *,
     out: Path | None = None,
-    modes: tuple[str, ...] = ("1", "2"),
+    modes: tuple[str, ...] | None = None,
     with_references: bool = True,
     planner: PlannerRecipe | None = None,
     evaluation: EvaluationRecipe | None = None,
@@ -55,7 +55,7 @@ def evaluate_run(
     Args:
         run: folder of the run.
         out: where ``results.json`` and ``media/`` go; None is the run itself.
-        modes: which modes of the agent.
+        modes: which modes of the agent; None is both, or mode 2 alone where the recipe trains no policy.
         with_references: also evaluate zero, random, straight line, expert and oracle.
         planner: settings of mode 2; None takes the recipe's.
         evaluation: tasks; None takes the recipe's.
@@ -69,6 +69,10 @@ def evaluate_run(
     """
     recipe = read_recipe(run)
     out = out or run
+    if modes is None:
+        modes = ("2",) if recipe.actor is None else ("1", "2")
+    if "1" in modes and recipe.actor is None:
+        raise RunError(f"mode 1 must have a policy, got {run} of the recipe {recipe.name}, which trains none")
     planner = planner or recipe.planner
     evaluation = evaluation or recipe.evaluation
     trained = load_run(run, device)

@@ -198,8 +198,8 @@ def write_probe(
 
 
 def write_cost_maps(path: Path, run: TrainedRun, simulator: PlanarSimulator, seed: int) -> dict[str, Any]:
-    """Evaluate critic, embedding distance and true distance on a grid of positions, for a few goals."""
-    critic = run.critic
+    """Evaluate critic (if the run has one), embedding distance and true distance on a grid of positions."""
+    critic = run.critic if run.has_critic else None
     generator = make_generator(seed, "cost-map")
     world = simulator.initial(MAP_GOALS, generator, split="eval")
     goals = simulator.goal(world, generator)
@@ -232,30 +232,29 @@ def write_cost_maps(path: Path, run: TrainedRun, simulator: PlanarSimulator, see
 
 
 def _distances(
-    run: TrainedRun, critic: Critic, simulator: PlanarSimulator, states: State, goals: State
+    run: TrainedRun, critic: Critic | None, simulator: PlanarSimulator, states: State, goals: State
 ) -> dict[str, Tensor]:
     here = _encode(run, simulator.observation(states))
     there = _encode(run, simulator.observation(goals))
     with torch.no_grad():
+        cost = {} if critic is None else {"cost": critic.distance(here, there).cpu()}
         return {
-            "cost": critic.distance(here, there).cpu(),
+            **cost,
             "embedding_distance": (here - there).square().mean(dim=-1).cpu(),
             "true_distance": simulator.distance(states, goals).cpu(),
         }
 
 
 def _rank_correlations(
-    run: TrainedRun, critic: Critic, simulator: PlanarSimulator, generator: torch.Generator
+    run: TrainedRun, critic: Critic | None, simulator: PlanarSimulator, generator: torch.Generator
 ) -> dict[str, float]:
     """Spearman correlation with the true distance over random starts and goals of the task."""
     start = simulator.initial(RANK_PAIRS, generator, split="eval")
     goal = simulator.goal(start, generator)
     values = _distances(run, critic, simulator, start, goal)
     true = _ranks(values["true_distance"])
-    return {
-        "critic": _correlation(_ranks(values["cost"]), true),
-        "embedding_distance": _correlation(_ranks(values["embedding_distance"]), true),
-    }
+    names = {"critic": "cost", "embedding_distance": "embedding_distance"}
+    return {name: _correlation(_ranks(values[key]), true) for name, key in names.items() if key in values}
 
 
 def _ranks(values: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 import sys
 
 import pytest
@@ -8,14 +9,17 @@ import torch
 from benchmarks.cli import main
 from benchmarks.display import make_console
 from benchmarks.objectives import OBJECTIVES, resolve_with_objective, with_objective
+from benchmarks.pipeline import evaluate_run
 from benchmarks.recipes import RECIPES, resolve
+from benchmarks.report import render_report
 from benchmarks.slow_features import run_benchmark
 from benchmarks.slow_features.alarm_quality import alarm_quality, judge
 from benchmarks.slow_features.cell_run import cell_folder, run_cell, targets_of
 from benchmarks.slow_features.cells import CORE, Cell, Condition, cell_recipe, grid, select
 from benchmarks.slow_features.figures import draw_alpha, draw_loss
-from benchmarks.slow_features.table import cells_table, encoding_rmse, markdown_table, rmse, tuned
+from benchmarks.slow_features.table import cells_table, encoding_rmse, markdown_table, rmse, slim, tuned
 from envs.registration import make_simulator
+from tests.benchmarks.runs import smoke_run
 
 
 def fake_cell(objective="vicreg", motion="fixed", alpha=1.0, seed=0, encoding=9.0, rollout=9.5, alarm=True):
@@ -131,7 +135,7 @@ def test_a_grid_goes_on_where_it_was_killed_and_repeats_its_bits(smoke, tmp_path
     first = grid("smoke", [3])[0]
     again = run_cell(first, "smoke", tmp_path)
     for key in ("probes", "diagnostics", "terms"):
-        assert again[key] == value["cells"][0][key]
+        assert slim(again)[key] == value["cells"][0][key]
     folder = cell_folder(tmp_path, first)
     (folder / "cell.json").write_text((folder / "cell.json").read_text().replace('"seed": 3', '"seed": 99'))
     assert run_cell(first, "smoke", tmp_path)["seed"] == 99  # a finished cell is read, not run
@@ -233,3 +237,20 @@ def test_ray_is_asked_for_by_name(tmp_path, monkeypatch):
             use_ray=True,
             console=make_console(quiet=True),
         )
+
+
+def test_a_run_without_critic_and_policy_is_evaluated_by_planning_alone(tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(smoke_run("slow-features"), run)
+    rows = evaluate_run(run, with_references=False)
+    assert [row["agent"] for row in rows] == ["mode-2"]
+    maps = json.loads((run / "media" / "cost_map.json").read_text())
+    assert set(maps["rank_correlation"]) == {"embedding_distance"}
+    assert all("cost" not in entry for entry in maps["maps"])
+    assert "Embedding distance" in render_report(run).read_text()
+    assert main(["evaluate", str(run), "--mode", "1", "--quiet"]) == 1
+    assert "mode 1 must have a policy" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="planner.cost of a recipe without a critic must be a distance"):
+        resolve("slow-features", "smoke", ["planner.cost=critic"])
+    with pytest.raises(ValueError, match="a recipe with an actor must have a critic"):
+        resolve("two-rooms", "smoke", ["critic=null"])
