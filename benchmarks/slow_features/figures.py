@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.objectives import OBJECTIVES
-from benchmarks.slow_features.table import chance, encoding_rmse, mean, rmse
+from benchmarks.slow_features.table import alarmed, chance, encoding_rmse, mean, rmse
 from worldmodel.alarm import SlowFeatureAlarm
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def draw_loss(cells: Sequence[Json]) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.6, 3.8), layout="constrained")
+    figure = Figure(figsize=(9.6, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2)
     dots = [cell for cell in cells if cell["world"] == "dot"]
     marks = {"fixed": "s", "changing": "o", "rolling": "^", "none": "x"}
@@ -112,18 +112,20 @@ def draw_loss(cells: Sequence[Json]) -> Figure:
     for cell in dots:
         mark = marks["none" if cell["distractor"] == "none" else cell["motion"]]
         colour = COLOURS.get(cell["objective"], OTHERS)
-        style: dict[str, Any] = {"color": colour, "marker": mark, "s": 22, "alpha": 0.8, "linewidths": 0.8}
+        style: dict[str, Any] = {"marker": mark, "s": 24, "alpha": 0.85, "linewidths": 1.0}
+        hollow = {"facecolors": "none", "edgecolors": colour} if mark != "x" else {"color": colour}
         ratio = (loss(cell) or math.nan) / clean[cell["objective"]]
         if cell["objective"] in COLOURS and ratio > 0:
-            left.scatter(ratio, rmse(cell), **style)
-        right.scatter(cell["diagnostics"]["action_r2"], encoding_rmse(cell), **style)
+            left.scatter(ratio, rmse(cell), color=colour, **style)
+        face = {"color": colour} if alarmed(cell) else hollow
+        right.scatter(cell["diagnostics"]["action_r2"], encoding_rmse(cell), **face, **style)
     left.set_xscale("log")
-    left.set_xlabel("held-out loss, relative to the same objective without a distractor")
+    left.set_xlabel("held-out loss / loss without a distractor")
     left.set_ylabel("rollout error at t = 8 [px]")
     left.set_title("a low loss says nothing", loc="left", fontsize=10)
-    right.set_xlabel("actions read off the embedding's motion, R²")
+    right.set_xlabel("action readout, R²")
     right.set_ylabel("encoding error [px]")
-    right.set_title("what the alarm looks at", loc="left", fontsize=10)
+    right.set_title("filled: the alarm rang", loc="left", fontsize=10)
     right.axvline(SlowFeatureAlarm().min_action_r2, color="#999999", linewidth=1, linestyle=(0, (5, 3)))
     for axes in (left, right):
         _plain(axes)
