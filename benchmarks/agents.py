@@ -57,9 +57,8 @@ class TrainedRun:
     @property
     def critic(self) -> Critic:
         """The trained cost-to-go."""
-        return load_critic(
-            require_part(self.path, "critic", "`worldmodel train` was not finished"), self.device
-        )
+        hint = "its recipe trains none, or `worldmodel train` was not finished"
+        return load_critic(require_part(self.path, "critic", hint), self.device)
 
 
 def load_run(path: Path, device: torch.device | str = "cpu") -> TrainedRun:
@@ -132,7 +131,10 @@ class LearnedActor:
         policy = None
         if needs_policy:
             policy = load_policy(
-                require_part(run.path, "policy", "`worldmodel train` was not finished"), device
+                require_part(
+                    run.path, "policy", "its recipe trains none, or `worldmodel train` was not finished"
+                ),
+                device,
             )
         has_memory = model.predictor.context > 0
         generator = (

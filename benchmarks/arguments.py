@@ -125,6 +125,7 @@ def build_parser() -> Parser:
         _add_report,
         _add_data,
         _add_envs,
+        _add_objectives,
         _add_bench,
     ):
         add_verb(verbs)
@@ -176,8 +177,8 @@ def _add_train(verbs: Verbs) -> None:
     """From a store to a run."""
     train = verbs.add_parser(
         "train",
-        help="train a recipe on a store: world model, critic, Mode-1 policy",
-        description="Train world model, critic and Mode-1 policy; goes on where a killed call stopped.",
+        help="train a recipe on a store: world model and, by recipe, critic and policy",
+        description="Train a world model and what its recipe has beside it; goes on where a killed call stopped.",
     )
     train.add_argument("recipe", metavar="RECIPE", help="two-rooms, moving-dot or slow-features")
     train.add_argument("--data", required=True, metavar="STORE", help="store to train on")
@@ -305,6 +306,11 @@ def _add_envs(verbs: Verbs) -> None:
     _json(envs.add_parser("list", help="the registered environments"))
 
 
+def _add_objectives(verbs: Verbs) -> None:
+    """Look at the objectives."""
+    _json(verbs.add_parser("objectives", help="the training objectives by name, for --objective"))
+
+
 def _add_bench(verbs: Verbs) -> None:
     """Benchmarks."""
     bench = verbs.add_parser(
@@ -338,7 +344,7 @@ def _add_bench(verbs: Verbs) -> None:
     slow.add_argument("--ray", action="store_true", help="run the cells on Ray instead")
     slow.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")
     slow.add_argument("--out", metavar="DIR", help="folder (default runs/slow-features-<SIZE>)")
-    slow.add_argument("--threads", type=positive_int, help=argparse.SUPPRESS)
+    slow.set_defaults(threads=None)  # workers have one each
     _json(slow)
     speed = bench.add_parser("speed", help="environments, loader and planners on one core")
     speed.add_argument("--preset", default="default", choices=("default", "smoke"))
@@ -373,7 +379,7 @@ def _objective(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--objective",
         metavar="NAME",
-        help="replace the recipe's terms, e.g. controllable, vicreg, sigreg or reconstruction",
+        help="replace the recipe's terms, e.g. controllable or vicreg; see `worldmodel objectives`",
     )
 
 

@@ -151,7 +151,8 @@ def train(arguments: argparse.Namespace) -> int:
     device = start_process_group(arguments.device)
     try:
         is_first = rank_and_world_size()[0] == 0
-        console = make_console(arguments.quiet or not is_first)
+        is_shown = is_first and not arguments.quiet  # a warning is, in any case
+        console = make_console(not is_shown)
         with progress_bar(console, "steps") as update:
             train_run(
                 recipe,
@@ -160,7 +161,7 @@ def train(arguments: argparse.Namespace) -> int:
                 seed=arguments.seed,
                 device=device,
                 on_step=update,
-                on_warning=partial(print_alarm, console),
+                on_warning=partial(print_alarm, console if is_shown else make_console(not is_first)),
                 tensorboard=arguments.tensorboard,
             )
     finally:
@@ -217,10 +218,13 @@ def diagnose(arguments: argparse.Namespace) -> int:
     console = make_console(arguments.quiet)
     console.print(diagnostics_table(found["final"]))
     alarm = read_alarm(run)
-    if alarm is None:
-        console.print("No alarm.")
+    least, count = found["thresholds"]["min_trajectories"], found["final"]["num_trajectories"]
+    if alarm is not None:
+        print_alarm(make_console(), *alarm)
+    elif count < least:
+        console.print(f"The alarm needs {least} trajectories to speak, got {count:.0f}.")
     else:
-        print_alarm(console, *alarm)
+        console.print("No alarm.")
     _emit(arguments, found)
     return 0
 
@@ -319,6 +323,20 @@ def envs(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def objectives(arguments: argparse.Namespace) -> int:
+    """List the objectives."""
+    from benchmarks.display import make_console
+    from benchmarks.objectives import OBJECTIVES
+
+    if arguments.json is None:
+        console = make_console(arguments.quiet)
+        for name, setting in OBJECTIVES.items():
+            weights = ", ".join(f"{weight:g} {term}" for term, weight in setting.weights.items())
+            console.print(f"[bold]{name}[/bold]  {setting.about}\n  {weights}")
+    _emit(arguments, {name: dataclasses.asdict(setting) for name, setting in OBJECTIVES.items()})
+    return 0
+
+
 def bench(arguments: argparse.Namespace) -> int:
     """Run the slow-feature benchmark, or measure speed."""
     if arguments.subverb == "slow-features":
@@ -390,6 +408,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "report": report,
     "data": data,
     "envs": envs,
+    "objectives": objectives,
     "bench": bench,
 }
 

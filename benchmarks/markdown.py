@@ -100,7 +100,9 @@ def slow_features_table(cells: Sequence[Mapping[str, Any]]) -> str:
 def planning_table(cells: Sequence[Mapping[str, Any]]) -> str:
     """Return how often planning by embedding distance reaches its goal, of the objectives that are everywhere."""
     shown = {name: OBJECTIVE_WORDS[name] for name in ("controllable", "vicreg", "idm", "reconstruction")}
-    return markdown_table(cells, shown, DOT_CONDITIONS, success, ".0f", title="goals reached by planning [%]")
+    return markdown_table(
+        cells, shown, DOT_CONDITIONS, success, ".0f", title="goals reached by planning [%]", worst=min
+    )
 
 
 def wanted_table(cells: Sequence[Mapping[str, Any]]) -> str:

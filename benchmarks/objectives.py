@@ -28,7 +28,6 @@ class ObjectiveSetting:
     train_encoder: bool = True
     detach_predictions: bool = False
     norm: bool | None = None  # LayerNorm on embeddings and predictions; None leaves it to the recipe
-    is_label_free: bool = True
 
 
 VICREG = {"prediction": 25.0, "variance": 25.0, "covariance": 25.0}
@@ -37,9 +36,7 @@ OBJECTIVES: dict[str, ObjectiveSetting] = {
     "random": ObjectiveSetting(
         "encoder as it was drawn, trained predictor", {"prediction": 1.0}, train_encoder=False
     ),
-    "supervised": ObjectiveSetting(
-        "linear readout of the position, the upper line", {"supervised": 1.0}, is_label_free=False
-    ),
+    "supervised": ObjectiveSetting("linear readout of the position, the upper line", {"supervised": 1.0}),
     "vicreg": ObjectiveSetting("prediction + variance + covariance", VICREG),
     "simclr": ObjectiveSetting(
         "InfoNCE, cosine, negatives across trajectories", {"infonce": 1.0}, {"infonce": {"temperature": 0.1}}

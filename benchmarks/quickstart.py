@@ -69,6 +69,7 @@ def summarise_run(
                 "ms_per_action_alone": by_agent[name].get("latency_ms"),
             }
             for name in SUMMARY_AGENTS
+            if name in by_agent  # a recipe may train no policy
         },
         "minutes": seconds / 60,
         "peak_memory_gib": peak_memory_gib(),
@@ -93,11 +94,20 @@ def _sentence(summary: Mapping[str, Any]) -> str:
         agent = summary["agents"][name]
         return f"{agent['ms_per_action']:.2g} ms per action ({agent['ms_per_action_alone']:.2g} ms alone)"
 
+    words = {
+        "mode-2": "planning (mode 2) reaches {rate} of the goals in {pace}",
+        "mode-1": "reacting (mode 1) {rate} in {pace}",
+        "oracle": "the same planner on the true simulator {rate}",
+        "random": "random actions {rate}",
+        "zero": "no action {rate}",
+    }
+    said = [
+        text.format(rate=rate(name), pace=pace(name) if "{pace}" in text else "")
+        for name, text in words.items()
+        if name in summary["agents"]
+    ]
     return (
-        f"[bold]Over {summary['tasks']} cross-room tasks, all advancing together: planning (mode 2) reaches "
-        f"{rate('mode-2')} of the goals in {pace('mode-2')}, reacting (mode 1) {rate('mode-1')} in "
-        f"{pace('mode-1')}; the same planner on the true simulator {rate('oracle')}, "
-        f"random actions {rate('random')}, no action {rate('zero')}.[/bold]\n"
+        f"[bold]Over {summary['tasks']} cross-room tasks, all advancing together: {', '.join(said)}.[/bold]\n"
         f"{summary['minutes']:.1f} minutes, {summary['peak_memory_gib']:.1f} GiB at most. "
         f"Open the report: {summary['report']}"
     )

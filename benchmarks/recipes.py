@@ -169,6 +169,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.critic is None and self.actor is not None:
             raise ValueError("a recipe with an actor must have a critic to train it against, got critic null")
+        if self.actor is None and self.planner.policy_proposal:
+            raise ValueError("planner.policy_proposal must be false in a recipe without an actor, got true")
         if self.critic is None and "critic" in self.planner.cost:
             raise ValueError(
                 f"planner.cost of a recipe without a critic must be a distance, got {self.planner.cost!r}"
@@ -260,7 +262,7 @@ def slow_features() -> Recipe:
         ),
         model=ModelRecipe(
             encoder="conv",
-            encoder_args={"channels": (8, 16, 32)},
+            encoder_args={"channels": [8, 16, 32]},
             embedding_dim=64,
             predictor="gru",
             norm=False,
@@ -311,12 +313,13 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     Raises:
         ValueError: an unknown key or a value of another type.
     """
+    values = dataclasses.asdict(recipe)
     for setting in settings:
-        path, separator, value = setting.partition("=")
+        path, separator, text = setting.partition("=")
         if not separator:
             raise ValueError(f"an override must be KEY=VALUE, got {setting!r}")
-        recipe = _replace(recipe, path.strip().split("."), value.strip(), path.strip())
-    return recipe
+        _set(Recipe, values, path.strip().split("."), text.strip(), path.strip())
+    return recipe_from_json(values)  # relations are checked when all settings are in place
 
 
 def smoke(recipe: Recipe) -> Recipe:
@@ -376,32 +379,36 @@ def _as_tuple(value: Any) -> Any:  # noqa: ANN401
     return tuple(value) if isinstance(value, list) else value
 
 
-def _replace(config: Any, path: Sequence[str], text: str, full: str) -> Any:  # noqa: ANN401
-    """Return ``config`` with the value at ``path`` replaced by ``text``, read as JSON where it is JSON."""
+def _set(kind: type | None, values: dict[str, Any], path: Sequence[str], text: str, full: str) -> None:
+    """Set the value at ``path`` of nested settings to ``text``, read as JSON where it is JSON.
+
+    Args:
+        kind: the dataclass that ``values`` is the mapping of; None for a plain mapping, which takes any key.
+        values: changed in place.
+        path: keys, outermost first.
+        text: the value.
+        full: the path as the user wrote it.
+    """
     head, *rest = path
-    names = list(config) if isinstance(config, dict) else [f.name for f in dataclasses.fields(config)]
-    if not (isinstance(config, dict) and not rest):  # the last key of a dict may be one it does not have yet
-        require_known(f"key in {full!r}", head, names)
+    types = {} if kind is None else {f.name: str(f.type) for f in dataclasses.fields(kind)}
+    if kind is not None:
+        require_known(f"key in {full!r}", head, types)
+    nested = None if kind is None else _NESTED.get(f"{kind.__name__}.{head}")
     if rest:
-        child = config[head] if isinstance(config, dict) else getattr(config, head)
-        if not isinstance(child, dict) and not dataclasses.is_dataclass(child):
-            raise ValueError(f"key must name a value, got {full!r}: {head} has no parts")
-        value = _replace(child, rest, text, full)
+        child = values.get(head) if kind is not None else values.setdefault(head, {})
+        if not isinstance(child, dict):
+            raise ValueError(
+                f"key must name a value, got {full!r}: {head} {'is null' if child is None else 'has no parts'}"
+            )
+        _set(nested, child, rest, text, full)
+        return
+    value = _parse(text)
+    if value is None and types.get(head, "").endswith("| None"):
+        values[head] = None
+    elif nested is not None and not isinstance(value, dict):
+        raise ValueError(f"{full} must be an object with its settings, got {value!r}")
     else:
-        value = _parse(text)
-        current = config.get(head) if isinstance(config, dict) else getattr(config, head)
-        if value is not None or head not in _optional(config):
-            value = like(current, value, full)
-    if isinstance(config, dict):
-        return {**config, head: value}
-    return dataclasses.replace(config, **{head: value})
-
-
-def _optional(config: Any) -> list[str]:  # noqa: ANN401
-    """Fields of a config that may be null."""
-    if isinstance(config, dict):
-        return []
-    return [f.name for f in dataclasses.fields(config) if str(f.type).endswith("| None")]
+        values[head] = value if nested is not None else like(values.get(head), value, full)
 
 
 def _parse(text: str) -> Any:  # noqa: ANN401
@@ -413,7 +420,7 @@ def _parse(text: str) -> Any:  # noqa: ANN401
 
 def like(current: Any, value: Any, full: str) -> Any:  # noqa: ANN401
     """Check that an override has the type of what it replaces; whole numbers stand for floats."""
-    value = _as_tuple(value)
+    value, current = _as_tuple(value), _as_tuple(current)
     if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if current is not None and type(value) is not type(current):

@@ -40,7 +40,7 @@ from benchmarks.preparation import (
     with_collection_of,
 )
 from benchmarks.recipes import ActorRecipe, CriticRecipe, Recipe
-from benchmarks.runs import begin_run, write_config
+from benchmarks.runs import begin_run, check_same_run, write_config
 from benchmarks.seeding import derive_seed
 from planners.policy import GoalPolicy, ImaginationObjective
 from worldmodel.checkpoint import load_jepa, save_jepa
@@ -76,10 +76,12 @@ def train_run(
     """
     rank = rank_and_world_size()[0]
     recipe = with_collection_of(recipe, store)
-    if rank == 0:
-        begin_run(run, recipe, seed=seed, device=str(device), store=store_facts(store))
     stages = _Stages(recipe, store, run, seed, torch.device(device), on_step, tensorboard, on_warning)
-    model = stages.world_model()
+    check_same_run(run, recipe, seed)
+    module = None if (run / "model" / "config.json").exists() else stages.objective()
+    if rank == 0:  # what cannot be built has raised, and leaves no folder behind
+        begin_run(run, recipe, seed=seed, device=str(device), store=store_facts(store))
+    model = stages.world_model(module)
     stop_process_group()  # the later stages train on cached embeddings, in one process
     if rank != 0:
         return
@@ -142,7 +144,9 @@ class _Stages:
             )
 
     def _diagnosis(self, model: JEPA) -> TrainingDiagnosis | None:
-        """Draw the windows that training is diagnosed on; None where too few episodes make a statistic."""
+        """Draw the windows that training is diagnosed on; None where that is off or too few episodes make a statistic."""
+        if self.recipe.world_model.num_diagnoses == 0:
+            return None
         name, episodes = diagnosed_episodes(self.recipe, self.store)
         windows = self._open_windows(episodes) if name == "held-out" else self.windows
         diagnosis = TrainingDiagnosis(
@@ -158,11 +162,12 @@ class _Stages:
             windows.close()
         return diagnosis if diagnosis.is_possible else None
 
-    def world_model(self) -> JEPA:
-        """Train encoder and predictor jointly, or load what an earlier call trained."""
-        path = self.run / "model"
-        if (path / "config.json").exists():
-            return load_jepa(path, self.device)[0]
+    def objective(self) -> JEPAObjective:
+        """Build the model and the terms that it is trained on.
+
+        Raises:
+            ValueError: model, terms and store do not fit each other.
+        """
         recipe, objective = self.recipe, self.recipe.objective
         model = make_model(recipe, self.store, derive_seed(self.seed, "model")).to(self.device)
         module = JEPAObjective(
@@ -181,6 +186,19 @@ class _Stages:
         for key, statistics in self.store.statistics(module.label_keys, episodes).items():
             mean, std = (torch.from_numpy(statistics[name]).flatten() for name in ("mean", "std"))
             module.set_label_statistics(key, mean, std)
+        if module.num_shuffled >= objective.batch_size:
+            raise ValueError(
+                f"objective.batch_size must be > num_shuffled, {module.num_shuffled}, got {objective.batch_size}"
+            )
+        return module
+
+    def world_model(self, module: JEPAObjective | None = None) -> JEPA:
+        """Train encoder and predictor jointly by ``module``, built if None, or load what an earlier call trained."""
+        path = self.run / "model"
+        if (path / "config.json").exists():
+            return load_jepa(path, self.device)[0]
+        module = module or self.objective()
+        recipe, objective, model = self.recipe, self.recipe.objective, module.model
         rank, world_size = rank_and_world_size()
         data_seed = derive_seed(self.seed, "windows")
 

@@ -4,6 +4,10 @@ Why an alarm: an encoder that returns a fixed background, with a predictor that 
 VICReg and of SIGReg (arXiv 2211.10831), and RankMe rises while the state is lost. The between-trajectory share tells
 that failure by its constancy, but not a background that moves by itself; that the recorded actions cannot be read off
 the embedding's motion tells both.
+
+What it takes for granted: actions that displace (velocity control, not forces), and trajectories that get around in
+their world. The thresholds were set on the moving dot, seed 100, alpha 1 to 2 (``benchmarks/results/LOG.md``); the
+slow-feature benchmark judges them on other seeds.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class GaussianLatent(nn.Module):
         self.posterior = mlp([2 * embedding_dim + action_dim, hidden_dim, 2 * latent_dim])
 
     def infer(
-        self, embedding: Tensor, action: Tensor, following: Tensor, generator: torch.Generator
+        self, embedding: Tensor, action: Tensor, following: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Draw ``z (B, Z)`` from ``q(z | s, a, s')`` and return it with the divergence from the prior ``(B,)`` [nats].
 
@@ -41,10 +41,9 @@ class GaussianLatent(nn.Module):
             embedding: ``(B, D)`` before the step, flat.
             action: ``(B, A)``, scaled.
             following: ``(B, D)`` encoding of the frame after the step, flat.
-            generator: source of the draw, on the CPU.
+            noise: ``(B, Z)`` standard normal numbers that the draw is made of.
         """
         mean, log_std = self.posterior(torch.cat([embedding, action, following], dim=-1)).chunk(2, dim=-1)
         log_std = log_std.clamp(*LOG_STD_RANGE)
-        noise = torch.randn(mean.shape, generator=generator).to(mean)
         divergence = (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).sum(dim=-1) / 2
         return mean + log_std.exp() * noise, divergence

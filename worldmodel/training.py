@@ -178,11 +178,13 @@ def fit(
                 }
                 if is_saved and val_batch is not None:
                     scalars |= _validate(module, val_batch, step, autocast)
+                seconds = now - last_log
                 if is_diagnosed and diagnose is not None:
                     scalars |= {f"{DIAGNOSTIC}{name}": value for name, value in diagnose().items()}
+                    now = time.perf_counter()  # what the diagnosis took is not the training's
                 scalars["grad_norm"] = float(norm)
                 scalars["lr"] = config.lr_at(step)
-                scalars["steps_per_s"] = (step + 1 - last_step) / (now - last_log)
+                scalars["steps_per_s"] = (step + 1 - last_step) / seconds
                 last_log, last_step = now, step + 1
                 if log is not None:
                     log.write(step + 1, scalars)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _MOST_COMPONENTS = 64  # drawn
 _LEAST_SHARE = 1e-6  # of the variance; smaller components are not drawn
 _LEAST_SLOWNESS = 0.1  # top of its axis, lest a constant embedding look lively
-_OVER_TRAINING = {  # statistic: (title of its figure, threshold that is drawn, top of the axis)
+_OVER_TRAINING = {  # statistic: (title of its figure, threshold that is drawn if in sight, top of the axis)
     "action_r2": ("action R²", "min_action_r2", 1.0),
     "between_trajectory_share": ("between-trajectory share", None, 1.0),
     "static_ratio": ("static ratio", "max_static_ratio", None),
@@ -123,12 +123,13 @@ def _over_training(key: str, label: str, history: list[Json], threshold: Any, to
         from matplotlib.ticker import MaxNLocator, MultipleLocator
 
         axes.plot(steps, values, color=ACCENT, linewidth=1.5, marker="o", markersize=3, clip_on=False)
-        if _is_number(threshold):
-            axes.axhline(threshold, color=GOAL, linewidth=1.2, linestyle=(0, (4, 3)))
-            right: dict[str, Any] = {"ha": "right", "va": "bottom", "transform": axes.get_yaxis_transform()}
-            axes.text(1, threshold + 0.01, "alarm below", color=GOAL, fontsize=7, **right)
         axes.set_xlim(left=0)
         axes.set_ylim(min(0.0, *values), max(top or 0.0, 1.05 * max(values)) or 1.0)
+        if _is_number(threshold) and threshold < axes.get_ylim()[1]:
+            axes.axhline(threshold, color=GOAL, linewidth=1.2, linestyle=(0, (4, 3)))
+            right: dict[str, Any] = {"ha": "right", "va": "bottom", "transform": axes.get_yaxis_transform()}
+            side = "above" if key == "static_ratio" else "below"
+            axes.text(1, threshold, f"alarm {side}", color=GOAL, fontsize=7, **right)
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4) if top is None else MultipleLocator(top / 4))
         _finish(axes, label, "optimiser steps")

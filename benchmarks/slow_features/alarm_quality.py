@@ -28,7 +28,7 @@ def alarm_quality(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     rang = {kind: [cell for cell in group if cell["alarm"] is not None] for kind, group in kinds.items()}
     silent = [cell for cell in kinds["failing"] if cell["alarm"] is None]
     wrong = [
-        {key: cell[key] for key in ("objective", "world", "distractor", "motion", "alpha", "seed")}
+        {key: cell[key] for key in ("objective", "world", "distractor", "motion", "alpha", "seed", "lr")}
         for cell in silent + rang["healthy"]
     ]
     quality: dict[str, Any] = {

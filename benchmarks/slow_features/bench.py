@@ -62,6 +62,12 @@ def run_benchmark(
     """
     began = time.perf_counter()
     cells = select(grid(size, seeds), objectives, conditions)
+    for cell in cells:
+        steps = cell_recipe(cell, size, overrides).objective.rollout_steps
+        if steps < 8:
+            raise ValueError(
+                f"rollouts must have the 8 steps that the table shows, got rollout_steps {steps}"
+            )
     settings = _settings(size, overrides)
     spent = _begin(out, settings)
 

@@ -60,7 +60,8 @@ def run_cell(
     """Run a cell, or go on where a kill stopped it, and return its result.
 
     Its numbers: probe errors of encodings and rollouts [px] with chance, label-free diagnostics and alarm, success of
-    planning to a goal by embedding distance, and the training terms on held-out windows.
+    planning to a goal by embedding distance (None in Two Rooms, where no distance sees the wall), and the training terms
+    and their weighted sum on held-out windows.
     """
     finished = read_cell(out, cell)
     if finished is not None:
@@ -68,6 +69,7 @@ def run_cell(
     recipe, run = cell_recipe(cell, size, overrides), cell_folder(out, cell)
     train_run(recipe, ensure_store(cell, size, out, overrides), run, seed=cell.seed, device=device)
     began = time.perf_counter()
+    terms = held_out_terms(run)
     trained = load_run(run, device)
     diagnosis = diagnose_run(run, seed=cell.seed, device=device)
     result = {
@@ -81,8 +83,11 @@ def run_cell(
         "probes": probe_cell(trained, recipe, cell, PROBE_TRAJECTORIES[size]),
         "diagnostics": diagnosis["final"],
         "alarm": diagnosis["alarm"],
-        "planning": plan_cell(trained, recipe, cell.seed),
-        "terms": held_out_terms(run),
+        "planning": None if cell.condition.world == "two-rooms" else plan_cell(trained, recipe, cell.seed),
+        "terms": terms,
+        "loss": sum(weight * terms[name] for name, weight in recipe.objective.weights.items())
+        if terms
+        else None,
         "device": device,
         "seconds": round(read_config(run)["seconds"]["world_model"] + time.perf_counter() - began, 1),
     }

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.objectives import OBJECTIVES
 from benchmarks.slow_features.table import alarmed, chance, encoding_rmse, mean, rmse
 from worldmodel.alarm import SlowFeatureAlarm
 
@@ -103,10 +102,10 @@ def draw_loss(cells: Sequence[Json]) -> Figure:
 
     figure = Figure(figsize=(9.6, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2)
-    dots = [cell for cell in cells if cell["world"] == "dot"]
+    dots = [cell for cell in cells if cell["world"] == "dot" and cell["lr"] is None]
     marks = {"fixed": "s", "changing": "o", "rolling": "^", "none": "x"}
     clean = {
-        name: mean(loss(cell) for cell in dots if (cell["objective"], cell["distractor"]) == (name, "none"))
+        name: mean(cell["loss"] for cell in dots if (cell["objective"], cell["distractor"]) == (name, "none"))
         for name in {cell["objective"] for cell in dots}
     }
     for cell in dots:
@@ -114,7 +113,7 @@ def draw_loss(cells: Sequence[Json]) -> Figure:
         colour = COLOURS.get(cell["objective"], OTHERS)
         style: dict[str, Any] = {"marker": mark, "s": 24, "alpha": 0.85, "linewidths": 1.0}
         hollow = {"facecolors": "none", "edgecolors": colour} if mark != "x" else {"color": colour}
-        ratio = (loss(cell) or math.nan) / clean[cell["objective"]]
+        ratio = (cell["loss"] or math.nan) / clean[cell["objective"]]
         if cell["objective"] in COLOURS and ratio > 0:
             left.scatter(ratio, rmse(cell), color=colour, **style)
         face = {"color": colour} if alarmed(cell) else hollow
@@ -132,14 +131,6 @@ def draw_loss(cells: Sequence[Json]) -> Figure:
         axes.set_ylim(bottom=0)
     _legend(figure, dots, marks)
     return figure
-
-
-def loss(cell: Json) -> float | None:
-    """Return the held-out loss of a cell: its terms, weighted as in training."""
-    weights = OBJECTIVES[cell["objective"]].weights
-    if set(weights) - set(cell["terms"]):
-        return None
-    return sum(weight * cell["terms"][name] for name, weight in weights.items())
 
 
 def _legend(figure: Figure, cells: Sequence[Json], marks: Mapping[str, str]) -> None:

@@ -38,14 +38,17 @@ def run_grid(
         size: ``smoke``, ``small`` or ``full``.
         out: gets ``stores/`` and a run folder per cell in ``cells/``.
         device: of the networks.
-        jobs: worker processes of one thread each; None is one per CPU core, or one on a GPU.
-        use_ray: run each cell as a Ray task instead.
+        jobs: worker processes of one thread each, or tasks that share a GPU on Ray; None is one per CPU core, or one on
+            a GPU.
+        use_ray: run each cell as a Ray task instead, as many at once as Ray has CPUs.
         overrides: settings of every cell's recipe, such as ``"world_model.num_steps=2000"``.
         on_cell: called as cells finish, those of earlier calls first.
 
     Raises:
         CellError: cells failed, after all others were run.
     """
+    if use_ray and device not in ("cpu", "cuda"):
+        raise ValueError(f"device on Ray, which places the tasks, must be cpu or cuda, got {device!r}")
     found = {cell: read_cell(out, cell) for cell in cells}
     results = {cell: result for cell, result in found.items() if result is not None}
     for done, result in enumerate(results.values(), start=1):
@@ -73,21 +76,12 @@ def run_grid(
 
 @dataclass(frozen=True)
 class _Job:
-    """What all cells of a grid have in common; its methods run in the workers."""
+    """What all cells of a grid have in common."""
 
     size: str
     out: Path
     device: str
     overrides: tuple[str, ...]
-
-    def collect(self, cell: Cell) -> None:
-        """Make the cell's store."""
-        ensure_store(cell, self.size, self.out, self.overrides)
-
-    def run(self, cell: Cell) -> dict[str, Any]:
-        """Run the cell on one thread."""
-        _single_thread()
-        return run_cell(cell, self.size, self.out, self.device, self.overrides)
 
     def one_cell_per_store(self, cells: Sequence[Cell]) -> list[Cell]:
         """Choose cells whose stores are all that ``cells`` need: cells of a condition and seed share one."""
@@ -105,8 +99,9 @@ def _in_processes(cells: Sequence[Cell], job: _Job, jobs: int) -> Outcomes:
     with concurrent.futures.ProcessPoolExecutor(min(jobs, len(cells)), mp_context=context) as pool:
         try:
             # All stores are there before the first cell, since two writers of one store would get in each other's way.
-            list(pool.map(job.collect, job.one_cell_per_store(cells)))
-            pending = {pool.submit(job.run, cell): cell for cell in cells}
+            shared = job.one_cell_per_store(cells)
+            list(pool.map(_collect, [job] * len(shared), shared))
+            pending = {pool.submit(_run, job, cell): cell for cell in cells}
             for future in concurrent.futures.as_completed(pending):
                 error = future.exception()
                 yield pending[future], error if error is not None else future.result()
@@ -123,10 +118,11 @@ def _on_ray(cells: Sequence[Cell], job: _Job, jobs: int) -> Outcomes:
         raise ImportError("a grid on Ray needs: pip install 'worldmodel[ray]'") from error
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
-    gpus = 1 / jobs if job.device.startswith("cuda") else 0
-    collect, run = ray.remote(num_cpus=1)(job.collect), ray.remote(num_cpus=1, num_gpus=gpus)(job.run)
-    ray.get([collect.remote(cell) for cell in job.one_cell_per_store(cells)])
-    pending = {run.remote(cell): cell for cell in cells}
+    gpus = 1 / jobs if job.device == "cuda" else 0
+    collect = ray.remote(num_cpus=1)(_collect)  # Ray takes functions, not methods
+    run = ray.remote(num_cpus=1, num_gpus=gpus)(_run)
+    ray.get([collect.remote(job, cell) for cell in job.one_cell_per_store(cells)])
+    pending = {run.remote(job, cell): cell for cell in cells}
     while pending:
         (ready,), _ = ray.wait(list(pending), num_returns=1)
         cell = pending.pop(ready)
@@ -134,6 +130,18 @@ def _on_ray(cells: Sequence[Cell], job: _Job, jobs: int) -> Outcomes:
             yield cell, ray.get(ready)
         except ray.exceptions.RayError as error:
             yield cell, error
+
+
+def _collect(job: _Job, cell: Cell) -> None:
+    """Make the cell's store, in a worker."""
+    _single_thread()
+    ensure_store(cell, job.size, job.out, job.overrides)
+
+
+def _run(job: _Job, cell: Cell) -> dict[str, Any]:
+    """Run the cell, in a worker."""
+    _single_thread()
+    return run_cell(cell, job.size, job.out, job.device, job.overrides)
 
 
 def _single_thread() -> None:

@@ -40,8 +40,8 @@ def diagnostic(name: str) -> Read:
 
 
 def success(cell: Json) -> float | None:
-    """Return the success rate of planning by embedding distance [%]; None behind walls, which no distance sees."""
-    return None if cell["world"] == "two-rooms" else 100 * cell["planning"]["success_rate"]
+    """Return the success rate of planning by embedding distance [%]; None where none was made."""
+    return None if cell["planning"] is None else 100 * cell["planning"]["success_rate"]
 
 
 def alarmed(cell: Json) -> float:
@@ -136,8 +136,9 @@ def markdown_table(
     form: str = ".2f",
     *,
     title: str,
+    worst: Callable[[Sequence[float]], float] = max,
 ) -> str:
-    """Return a number per objective and condition: mean over seeds, the largest in brackets, ⚠ where the alarm rang.
+    """Return a number per objective and condition: mean over seeds, the worst in brackets, ⚠ where the alarm rang.
 
     Args:
         cells: results.
@@ -146,6 +147,7 @@ def markdown_table(
         read: the number.
         form: how it is written.
         title: of the first column.
+        worst: chooses the worst of several seeds.
     """
     grouped = group(cells)
     names = [
@@ -153,18 +155,18 @@ def markdown_table(
     ]
     lines = [f"| {title} | " + " | ".join(names) + " |", "|---|" + "---|" * len(conditions)]
     for name, words in objectives.items():
-        entries = [_entry(grouped.get((name, condition), []), read, form) for condition in conditions]
+        entries = [_entry(grouped.get((name, condition), []), read, form, worst) for condition in conditions]
         lines.append(f"| {words} | " + " | ".join(entries) + " |")
     return "\n".join(lines)
 
 
-def _entry(seeds: Sequence[Json], read: Read, form: str) -> str:
+def _entry(seeds: Sequence[Json], read: Read, form: str, worst: Callable[[Sequence[float]], float]) -> str:
     values = [value for value in (read(cell) for cell in seeds) if value is not None]
     if not values:
         return "–"
     rang = round(sum(alarmed(cell) for cell in seeds))
     bell = "" if rang == 0 else " ⚠" if rang == len(seeds) else f" ⚠ {rang}/{len(seeds)}"
-    return f"{mean(values):{form}} ({max(values):{form}}){bell}"
+    return f"{mean(values):{form}} ({worst(values):{form}}){bell}"
 
 
 def slim(cell: Json) -> dict[str, Any]:

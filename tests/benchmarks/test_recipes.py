@@ -45,7 +45,7 @@ def test_overrides_reach_any_depth_and_keep_types():
         (["world_model.learning=1"], "key in 'world_model.learning' must be one of"),
         (["world_model.lr"], "an override must be KEY=VALUE, got 'world_model.lr'"),
         (["world_model.num_steps=many"], "world_model.num_steps must be of type int, got 'many'"),
-        (["critic=null"], "critic must be of type CriticRecipe, got None"),
+        (["critic=null"], "a recipe with an actor must have a critic to train it against, got critic null"),
         (["world_model.num_steps=0"], "num_steps must be >= 1, got 0"),
         (["name.x=1"], "key must name a value, got 'name.x'"),
         (["objective.window=3"], "objective.window must be > objective.rollout_steps"),
@@ -63,3 +63,21 @@ def test_unknown_names_name_the_nearest():
         resolve("two-rooms", "tiny")
     with pytest.raises(ValueError, match="key of Recipe must be one of"):
         recipe_from_json({"nam": 1})
+
+
+def test_overrides_are_checked_together_and_reach_the_arguments_of_terms():
+    recipe = resolve(
+        "two-rooms",
+        overrides=["critic=null", "actor=null", "planner.cost=last_distance", "objective.window=17"],
+    )
+    assert recipe.critic is None
+    longer = resolve("two-rooms", overrides=["objective.rollout_steps=16", "objective.window=17"])
+    assert longer.objective.rollout_steps == 16
+    margin = resolve("two-rooms", overrides=["objective.term_args.variance.margin=2"])
+    assert margin.objective.term_args == {"variance": {"margin": 2}}
+    with pytest.raises(ValueError, match="policy_proposal must be false in a recipe without an actor"):
+        resolve("slow-features", overrides=["planner.policy_proposal=true"])
+    with pytest.raises(ValueError, match="critic must be an object with its settings, got 5"):
+        resolve("slow-features", overrides=["critic=5"])
+    with pytest.raises(ValueError, match="got 'critic.batch_size': critic is null"):
+        resolve("slow-features", overrides=["critic.batch_size=5"])

@@ -1,7 +1,9 @@
 import dataclasses
+import inspect
 import json
 import shutil
 import sys
+import types
 
 import pytest
 import torch
@@ -45,6 +47,7 @@ def fake_cell(objective="vicreg", motion="fixed", alpha=1.0, seed=0, encoding=9.
         "alarm": {"kind": "constant"} if alarm else None,
         "planning": {"success_rate": 0.1},
         "terms": {"prediction": 0.01},
+        "loss": 0.25,
         "seconds": 1.0,
     }
 
@@ -185,6 +188,92 @@ def test_the_alarm_is_judged_against_what_the_probe_reads():
     assert quality["between"] == 1
     assert [cell["seed"] for cell in quality["wrong"]] == [7]
     assert alarm_quality([kept])["sensitivity"] is None
+
+
+def test_the_loss_of_a_cell_is_the_weighted_sum_of_its_held_out_terms(smoke):
+    _, value = smoke
+    for cell in value["cells"]:
+        weights = OBJECTIVES[cell["objective"]].weights
+        assert cell["loss"] == pytest.approx(
+            sum(weights[name] * cell["terms"][name] for name in weights), rel=1e-2
+        )
+
+
+def test_the_objectives_are_listed_with_what_they_are(capsys):
+    assert main(["objectives", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert set(listed) == set(OBJECTIVES)
+    assert listed["controllable"]["weights"] == OBJECTIVES["controllable"].weights
+    assert main(["objectives"]) == 0
+    assert OBJECTIVES["sigreg"].about in capsys.readouterr().err
+
+
+def test_ray_gets_functions_and_the_whole_job(monkeypatch, tmp_path):
+    class Handle:
+        def __init__(self, function):
+            self.function = function
+
+        def remote(self, *arguments):
+            return Reference(lambda: self.function(*arguments))
+
+    class Reference:
+        def __init__(self, call):
+            self.call = call
+
+    class RayError(Exception):
+        pass
+
+    def remote(**resources):
+        def wrap(function):
+            assert inspect.isfunction(function)  # as Ray demands
+            assert set(resources) <= {"num_cpus", "num_gpus"}
+            return Handle(function)
+
+        return wrap
+
+    def get(found):
+        return [one.call() for one in found] if isinstance(found, list) else found.call()
+
+    fake = types.SimpleNamespace(
+        is_initialized=lambda: True,
+        remote=remote,
+        get=get,
+        wait=lambda pending, num_returns: (pending[:num_returns], pending[num_returns:]),
+        exceptions=types.SimpleNamespace(RayError=RayError),
+    )
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    value = run_benchmark(
+        tmp_path,
+        size="smoke",
+        seeds=[4],
+        objectives=["vicreg"],
+        use_ray=True,
+        console=make_console(quiet=True),
+    )
+    assert [cell["objective"] for cell in value["cells"]] == ["vicreg"]
+    with pytest.raises(ValueError, match="device on Ray.* must be cpu or cuda, got 'cuda:1'"):
+        run_benchmark(
+            tmp_path / "x",
+            size="smoke",
+            seeds=[4],
+            device="cuda:1",
+            use_ray=True,
+            console=make_console(quiet=True),
+        )
+
+
+def test_rollouts_shorter_than_the_table_are_refused_before_anything_runs(tmp_path):
+    with pytest.raises(
+        ValueError, match="rollouts must have the 8 steps that the table shows, got rollout_steps 4"
+    ):
+        run_benchmark(
+            tmp_path / "out",
+            size="smoke",
+            seeds=[0],
+            overrides=["objective.rollout_steps=4"],
+            console=make_console(quiet=True),
+        )
+    assert not (tmp_path / "out").exists()
 
 
 def test_tables_average_seeds_and_keep_the_worst():

@@ -157,3 +157,13 @@ def test_rows_of_windows_stay_inside_episodes():
     assert not (episode == 1).any()  # four rows hold no window of five
     with pytest.raises(ValueError, match=r"rows of the longest episode \(5\), got 9"):
         RowWindows(torch.tensor([0, 5]), 9, 1, seed=0)
+
+
+def test_a_wrong_objective_leaves_no_folder_behind(tmp_path):
+    recipe = resolve(
+        "slow-features", "smoke", ["objective.batch_size=8", 'objective.weights={"action_contrast":1.0}']
+    )
+    store = collect_store(recipe.collect, tmp_path / "data", seed=0)
+    with pytest.raises(ValueError, match="objective.batch_size must be > num_shuffled, 8, got 8"):
+        train_run(recipe, store, tmp_path / "run", seed=0)
+    assert not (tmp_path / "run").exists()

@@ -8,6 +8,9 @@ Both terms turn distances into energies and hand them to a loss of :mod:`worldmo
   and can be predicted.
 * Action contrast: from the same frame, the rollout under the actions that were taken must end nearer to what came than
   rollouts under other actions. Only what the actions control tells them apart.
+
+Negatives come from the other windows of a batch. Two windows of one trajectory may meet in a batch; where there are few
+trajectories, as in a small held-out set, that puts a floor under the value.
 """
 
 from __future__ import annotations

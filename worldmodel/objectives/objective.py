@@ -134,10 +134,15 @@ class JEPAObjective(nn.Module):
         shape = self.model.embedding_shape
         if "features" in arguments:
             shares = arguments.pop("features")
-            if len(shape) != 1 or len(shares) != 2 or not 0 <= shares[0] < shares[1] <= 1:
+            if len(shape) != 1:
                 raise ValueError(
-                    f"features of objective term {name} must be two ascending shares of a vector embedding in [0, 1], "
-                    f"got {list(shares)} of an embedding {shape}"
+                    f"objective term {name} with features must have a vector embedding, got {shape}"
+                )
+            if not (
+                isinstance(shares, list | tuple) and len(shares) == 2 and 0 <= shares[0] < shares[1] <= 1
+            ):
+                raise ValueError(
+                    f"features of objective term {name} must be two ascending shares in [0, 1], got {shares}"
                 )
             first, end = (round(share * shape[0]) for share in shares)
             if first == end:
@@ -241,7 +246,8 @@ class JEPAObjective(nn.Module):
             if key not in batch:
                 raise ValueError(f"a batch must hold the label {key!r} of its terms, got {', '.join(batch)}")
             mean, std = self.get_buffer(f"{key}_mean"), self.get_buffer(f"{key}_std")
-            labels[key] = (batch[key].float().flatten(2) - mean) / std
+            values = batch[key].float()
+            labels[key] = (values.reshape(*values.shape[:2], -1) - mean) / std
         return labels
 
     def _action_sets(self, actions: Tensor, seed: int) -> Tensor:
@@ -285,7 +291,8 @@ class JEPAObjective(nn.Module):
         model, horizon, batch = self.model, self.rollout_steps, len(actions)
         term = self.terms["latent_kl"]
         assert isinstance(term, LatentKL)
-        generator = torch.Generator().manual_seed(seed + rank_and_world_size()[0])
+        generator = torch.Generator().manual_seed(seed)
+        rank, world_size = rank_and_world_size()
         state, memory = self._start_points(embeddings, actions)
         starts = len(state) // batch
         steps = actions.unfold(1, horizon, 1)[:, :starts].movedim(-1, 2).flatten(0, 1)  # (B * S, H, A)
@@ -296,8 +303,10 @@ class JEPAObjective(nn.Module):
         predictions, divergences = [], []
         for k in range(horizon):
             before, action = state, steps[:, k]
+            noise = torch.randn(world_size * len(before), model.config.latent_dim, generator=generator)
+            noise = noise[rank * len(before) : (rank + 1) * len(before)].to(before)  # of the joint batch
             latent, divergence = term.latent.infer(
-                before.flatten(1), action / scale, following[:, k].flatten(1), generator
+                before.flatten(1), action / scale, following[:, k].flatten(1), noise
             )
             state = model.predict(before, action, latent, memory)
             memory = None if memory is None else model.remember(memory, before, action)

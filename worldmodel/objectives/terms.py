@@ -23,8 +23,8 @@ class Prediction(Term):
 
     Args:
         sizes: of the model.
-        stop_gradient: keep the targets out of the gradient of this term: predictions move to the embeddings, and the
-            embeddings are not drawn to what is easy to predict.
+        stop_gradient: keep the targets out of the gradient of this term: predictions move to the embeddings, and of the
+            embeddings only those that rollouts start from are moved by it.
     """
 
     def __init__(self, sizes: TermSizes, *, stop_gradient: bool = False) -> None:
