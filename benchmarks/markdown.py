@@ -147,7 +147,7 @@ def tuned_sentence(cells: Sequence[Mapping[str, Any]]) -> str:
     """Say what a learning rate of its own does for an objective under fixed noise."""
     best = ", ".join(f"{OBJECTIVE_WORDS[name]} {error:.1f}" for name, (_, error) in tuned(cells).items())
     return (
-        "Tuning does not help: with the best of four learning rates for this very cell, chosen by the probe, the error "
+        "The tuned column: with the best of four learning rates for this very data, chosen by the probe, one seed, the error "
         f"under fixed noise is {best} px."
     )
 
@@ -156,8 +156,8 @@ def cost_sentence(value: Mapping[str, Any]) -> str:
     """Say what the grid took and how it is made."""
     seeds = " ".join(str(seed) for seed in value["seeds"])
     return (
-        f"`{value['command']}`, seeds {seeds}, {len(value['cells'])} models in {value['core_minutes']:.0f} core-minutes "
-        "on two CPU cores without a GPU ([results](benchmarks/results/slow-features-small.json))."
+        f"`{value['command']}`, seeds {seeds}, device {value['device']}: {len(value['cells'])} models, "
+        f"{value['core_minutes']:.0f} core-minutes ([results](benchmarks/results/slow-features-small.json))."
     )
 
 

@@ -234,7 +234,7 @@ def test_the_verb_renews_the_final_part_and_keeps_the_history(run, capsys):
     assert after["history"] == before["history"]
     assert after["final"] != before["final"]
     assert after["episodes"] == "training"
-    for words in ("action R²", f"{after['final']['rankme']:.3g}", "No alarm"):
+    for words in ("action R²", f"{after['final']['rankme']:.3g}", "The alarm needs 128 trajectories"):
         assert words in err
     other = collect_store(SMOKE.collect, run.parent / "other", seed=7)
     assert main(["diagnose", str(run), str(other.path), "--quiet"]) == 0
