@@ -237,7 +237,7 @@ def _add_probe(verbs: Verbs) -> None:
         "probe",
         help="what can be read off the embedding and its rollouts, beside chance and supervised",
         description="Fit probes on encodings and rollouts, judge them on trajectories held out of the fit; adds to "
-        "probes.json of the run. The encoder may have been trained on those of its own store: collect another to be sure.",
+        "probes.json of the run. The encoder may have trained on those of its own store; collect another to be sure.",
     )
     probe.add_argument("run", metavar="RUN", help="folder of a trained run")
     probe.add_argument("store", metavar="STORE", help="any store that fits the model")

@@ -1,6 +1,6 @@
 """Label-free diagnosis of a world model on windows of a store: while it trains, and of a finished run.
 
-``diagnostics.json`` of a run: ``{"episodes", "num_windows", "history": [{"step", ...}], "final": {...}, "spectrum",
+``diagnostics.json`` of a run: ``{"episodes", "num_windows", "store", "history": [{"step", ...}], "final": {...}, "spectrum",
 "slowness", "alarm": null | {"kind", "message", "advice", "action_r2", "step"}, "thresholds"}``.
 """
 
@@ -175,6 +175,7 @@ def write_diagnostics(
     *,
     episodes: str,
     num_windows: int,
+    store: str | None = None,
 ) -> dict[str, Any]:
     """Write ``diagnostics.json`` and return it; the alarm is judged on the final diagnosis alone.
 
@@ -186,6 +187,7 @@ def write_diagnostics(
     value = {
         "episodes": episodes,
         "num_windows": num_windows,
+        "store": store,  # None: the one that the run was trained on
         "history": history,
         "final": found.scalars,
         "spectrum": found.spectrum,
@@ -253,4 +255,5 @@ def diagnose_run(
         recipe.world_model.num_steps,
         episodes=name,
         num_windows=len(batch["trajectory"]),
+        store=str(store.path),
     )

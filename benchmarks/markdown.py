@@ -147,8 +147,8 @@ def tuned_sentence(cells: Sequence[Mapping[str, Any]]) -> str:
     """Say what a learning rate of its own does for an objective under fixed noise."""
     best = ", ".join(f"{OBJECTIVE_WORDS[name]} {error:.1f}" for name, (_, error) in tuned(cells).items())
     return (
-        "The tuned column: with the best of four learning rates for this very data, chosen by the probe, one seed, the error "
-        f"under fixed noise is {best} px."
+        "The tuned column: with the best of four learning rates for this very data, chosen by the probe, one seed, the "
+        f"error under fixed noise is {best} px."
     )
 
 
