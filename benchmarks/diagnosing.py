@@ -1,7 +1,7 @@
 """Label-free diagnosis of a world model on windows of a store: while it trains, and of a finished run.
 
-``diagnostics.json`` of a run: ``{"episodes", "num_windows", "store", "history": [{"step", ...}], "final": {...}, "spectrum",
-"slowness", "alarm": null | {"kind", "message", "advice", "action_r2", "step"}, "thresholds"}``.
+``diagnostics.json`` of a run: ``{"episodes", "num_windows", "store", "history": [{"step", ...}], "final": {...},
+"spectrum", "slowness", "alarm": null | {"kind", "message", "advice", "action_r2", "step"}, "thresholds"}``.
 """
 
 from __future__ import annotations
