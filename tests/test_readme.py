@@ -22,6 +22,7 @@ from benchmarks.markdown import (
     tuned_sentence,
     wanted_table,
 )
+from benchmarks.slow_features.table import chance, mean
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -68,6 +69,8 @@ def test_the_slow_feature_tables_are_those_of_the_committed_results():
     assert alarm_sentence(value) in README
     assert cost_sentence(value) in README
     assert tuned_sentence(value["cells"]) in README
+    dots = [cell for cell in value["cells"] if cell["world"] == "dot"]
+    assert f"always guessing the mean gives {mean(chance(cell, '8') for cell in dots):.1f} px" in README
     assert (RESULTS / "slow_features_alpha.png").stat().st_size > 10_000
     assert value["command"].startswith("worldmodel bench slow-features --size small")
     assert value["seeds"] == [0, 1, 2]
