@@ -78,9 +78,9 @@ OBJECTIVES: dict[str, ObjectiveSetting] = {
     "vicreg-idm": ObjectiveSetting("VICReg + inverse dynamics (MLP)", {**VICREG, "inverse_dynamics": 25.0}),
     "vicreg-temporal": ObjectiveSetting("VICReg + temporal std", {**VICREG, "temporal_std": 25.0}),
     "controllable": ObjectiveSetting(
-        "action contrast on the sphere + prediction with stop-gradient",
+        "action contrast on the sphere + prediction",
         {"action_contrast": 1.0, "prediction": 0.5},
-        {"action_contrast": {"temperature": 0.03}, "prediction": {"stop_gradient": True}},
+        {"action_contrast": {"temperature": 0.03}},
         norm=True,
     ),
     "controllable-static": ObjectiveSetting(
