@@ -24,27 +24,37 @@ TERM_ARGS = {
     "swav": {"num_prototypes": 6},
     "supervised": {"key": "position"},
 }
-CASES = [("patch-mlp", "every", "shared"), ("impala-transformer", "every", "ema")]
+LATENT_WEIGHTS = {"reconstruction": 1.0, "latent_kl": 0.1}
+CASES = [
+    ("patch-mlp", "every", "shared", 0),
+    ("impala-transformer", "every", "ema", 0),
+    ("patch-mlp", "every", "shared", 3),
+]  # model, starts, target, latent_dim
 STEP = 5
 BATCH = 6  # windows of the joint batch
 
 
-def objective(name, starts, target):
-    model = make(name, target=target)
+def weights_of(latent_dim):
+    return LATENT_WEIGHTS if latent_dim else WEIGHTS
+
+
+def objective(name, starts, target, latent_dim):
+    model = make(name, target=target, latent_dim=latent_dim)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():  # an AdaLN-zero transformer ignores the action as it is drawn
         for weight in model.predictor.parameters():
             weight += 0.1 * torch.randn(weight.shape, generator=generator)
     module = JEPAObjective(
         model,
-        WEIGHTS,
+        weights_of(latent_dim),
         rollout_steps=2,
         starts=starts,
-        term_args=TERM_ARGS,
+        term_args={} if latent_dim else TERM_ARGS,
         label_dims={"position": 2},
         seed=3,
     )
-    module.set_label_statistics("position", torch.tensor([1.0, -1.0]), torch.tensor([2.0, 0.5]))
+    if not latent_dim:
+        module.set_label_statistics("position", torch.tensor([1.0, -1.0]), torch.tensor([2.0, 0.5]))
     return module
 
 
@@ -53,9 +63,9 @@ def joint_batch():
     return {**make_batch(make(), batch=BATCH), "position": labels}
 
 
-def terms_and_gradients(module, batch):
+def terms_and_gradients(module, batch, weights):
     terms = module(batch, STEP)
-    torch.stack([WEIGHTS[name] * value for name, value in terms.items()]).sum().backward()
+    torch.stack([weights[name] * value for name, value in terms.items()]).sum().backward()
     gradients = {
         name.removeprefix("module."): weight.grad.numpy()
         for name, weight in module.named_parameters()
@@ -71,7 +81,10 @@ def worker(rank, folder, queue):
     )
     half = BATCH // 2
     batch = {key: value[half * rank : half * (rank + 1)] for key, value in joint_batch().items()}
-    results = [terms_and_gradients(DistributedDataParallel(objective(*case)), batch) for case in CASES]
+    results = [
+        terms_and_gradients(DistributedDataParallel(objective(*case)), batch, weights_of(case[-1]))
+        for case in CASES
+    ]
     queue.put((rank, results))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
@@ -88,7 +101,7 @@ def test_two_processes_have_the_terms_and_gradients_of_one_with_the_joint_batch(
         process.join(timeout=60)
         assert process.exitcode == 0
     for index, case in enumerate(CASES):
-        terms, gradients = terms_and_gradients(objective(*case), joint_batch())
+        terms, gradients = terms_and_gradients(objective(*case), joint_batch(), weights_of(case[-1]))
         assert all(abs(gradient).max() > 0 for gradient in gradients.values())
         for rank in range(2):
             joint_terms, joint_gradients = of_ranks[rank][index]
