@@ -78,9 +78,8 @@ def run_benchmark(
 
         def on_cell(done: int, total: int, result: dict[str, Any]) -> None:
             update("slow-features", done, total, _scalars(result))
-            write_json(
-                out / "grid.json", {**settings, "minutes": minutes()}
-            )  # a kill must not lose the count
+            progress = {**settings, "minutes": minutes()}  # a kill must not lose the count
+            write_json(out / "grid.json", progress)
 
         results = run_grid(
             cells,

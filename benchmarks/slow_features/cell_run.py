@@ -16,6 +16,8 @@ from benchmarks.agents import LearnedActor, TrainedRun, load_run
 from benchmarks.collecting import collect_store, make_data_policy
 from benchmarks.diagnosing import diagnose_run
 from benchmarks.evaluation import draw_tasks, run_episodes, summarise
+from benchmarks.probe_data import ProbeData
+from benchmarks.probing import encode_and_imagine
 from benchmarks.recipes import Recipe
 from benchmarks.runs import read_config, write_json
 from benchmarks.seeding import derive_seed, make_generator
@@ -30,7 +32,6 @@ from worldmodel.probing import ProbeConfig, probe_rollouts
 
 HORIZONS = (1, 4, 8, 16)
 PROBE_TRAJECTORIES = {"smoke": 60, "small": 1500, "full": 10_000}  # half of them fit the probe
-ENCODE_TRAJECTORIES = 100  # at once
 
 
 def store_path(out: Path, cell: Cell) -> Path:
@@ -116,7 +117,6 @@ def targets_of(simulator: Simulator, states: Tensor) -> dict[str, Tensor]:
     return {key: value.float() for key, value in found.items()}
 
 
-@torch.no_grad()
 def probe_cell(trained: TrainedRun, recipe: Recipe, cell: Cell, num: int) -> dict[str, Any]:
     """Probe encodings and rollouts on fresh trajectories of the ``eval`` split, by target."""
     simulator, model = trained.simulator, trained.model
@@ -124,25 +124,15 @@ def probe_cell(trained: TrainedRun, recipe: Recipe, cell: Cell, num: int) -> dic
     policy = make_data_policy(recipe.collect.policy, recipe.collect.policy_kwargs)
     generator = make_generator(cell.seed, "cell-probe")
     data = collect(simulator, policy, num, steps, generator, split="eval", keys=("state",))
-    encoded, rollouts = [], []
-    for first in range(0, num, ENCODE_TRAJECTORIES):
-        rows = slice(first, first + ENCODE_TRAJECTORIES)
-        states = data["state"][rows]
-        frames = simulator.observation(simulator.state_from_vector(states.flatten(0, 1)))
-        obs = {
-            key: frames[key].unflatten(0, states.shape[:2]).to(trained.device)
-            for key in model.observation_keys
-        }
-        s = model.encode(obs)
-        p = model.rollout(s[:, 0], data["action"][rows, :steps].to(trained.device))
-        encoded.append(s.flatten(2).cpu())
-        rollouts.append(p.flatten(2).cpu())
-    targets = targets_of(simulator, data["state"].flatten(0, 1))
+    frames = simulator.observation(simulator.state_from_vector(data["state"].flatten(0, 1)))
+    obs = {key: frames[key].unflatten(0, (num, steps + 1)) for key in model.observation_keys}
     is_train = torch.arange(num) < num // 2
+    encoded, rollouts = encode_and_imagine(model, ProbeData(obs, data["action"][:, :steps], is_train))
+    targets = targets_of(simulator, data["state"].flatten(0, 1))
     return {
         key: probe_rollouts(
-            torch.cat(encoded),
-            torch.cat(rollouts),
+            encoded,
+            rollouts,
             value.unflatten(0, (num, steps + 1)),
             is_train,
             ProbeConfig(),
