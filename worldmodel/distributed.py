@@ -13,6 +13,11 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+# This module's functions have the default group as a default argument, evaluated at import. Imported late (an optimizer
+# or DDP does it), they would keep the group and its threads past destroy_process_group, and a thread that is still
+# there when the interpreter ends can abort a process that has done all its work.
+import torch.distributed.nn.functional
 from torch import Tensor, nn
 
 T = TypeVar("T")

@@ -5,6 +5,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.worldmodel.factories import make, make_batch
+from worldmodel.distributed import stop_process_group
 from worldmodel.objectives import JEPAObjective
 
 WEIGHTS = {
@@ -87,7 +88,7 @@ def worker(rank, folder, queue):
     ]
     queue.put((rank, results))
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    stop_process_group()
 
 
 def test_two_processes_have_the_terms_and_gradients_of_one_with_the_joint_batch(tmp_path):

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 import safetensors
@@ -11,6 +12,7 @@ from torch import nn
 
 from tests.worldmodel.factories import make, make_batch
 from worldmodel.checkpoint import CheckpointError
+from worldmodel.distributed import stop_process_group
 from worldmodel.metrics import read_metrics
 from worldmodel.objectives import JEPAObjective
 from worldmodel.training import FitConfig, NonFiniteLossError, fit
@@ -255,7 +257,11 @@ def _ddp_worker(rank, folder, name, starts, queue):
     if rank == 0:
         queue.put([p.detach().numpy() for p in module.parameters()])
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    stop_process_group()
+    threads = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
+    assert not {name for name in threads if "gloo" in name}, (
+        "a thread outlives its group and may abort the exit"
+    )
 
 
 def distributed_objective(name, starts):
