@@ -17,6 +17,7 @@ errors with a traceback:   WORLDMODEL_TRACEBACK=1 worldmodel VERB ...
 
 
 Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
+RECIPE_NAMES = "two-rooms, random-layouts, moving-dot or slow-features"
 
 
 class UsageError(ValueError):
@@ -117,6 +118,7 @@ def build_parser() -> Parser:
     )
     for add_verb in (
         _add_quickstart,
+        _add_run,
         _add_collect,
         _add_train,
         _add_evaluate,
@@ -142,6 +144,20 @@ def _add_quickstart(verbs: Verbs) -> None:
     _common(quickstart, out="runs/quickstart-seed<SEED>", seed="of everything")
     _preset(quickstart)
     _recipe_settings(quickstart)
+
+
+def _add_run(verbs: Verbs) -> None:
+    """From nothing to a report, with any recipe."""
+    run = verbs.add_parser(
+        "run",
+        help="the same with any recipe",
+        description="Collect, train, evaluate and report one recipe; goes on where a killed call stopped.",
+    )
+    run.add_argument("recipe", metavar="RECIPE", help=RECIPE_NAMES)
+    _objective(run)
+    _common(run, out="runs/<RECIPE>-seed<SEED>", seed="of everything")
+    _preset(run)
+    _recipe_settings(run)
 
 
 def _add_collect(verbs: Verbs) -> None:
@@ -180,7 +196,7 @@ def _add_train(verbs: Verbs) -> None:
         help="train a recipe on a store: world model and, by recipe, critic and policy",
         description="Train a world model and what its recipe has beside it; goes on where a killed call stopped.",
     )
-    train.add_argument("recipe", metavar="RECIPE", help="two-rooms, moving-dot or slow-features")
+    train.add_argument("recipe", metavar="RECIPE", help=RECIPE_NAMES)
     train.add_argument("--data", required=True, metavar="STORE", help="store to train on")
     train.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
     _objective(train)

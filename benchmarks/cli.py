@@ -78,13 +78,22 @@ def _emit(arguments: argparse.Namespace, value: Any) -> None:  # noqa: ANN401
 
 def quickstart(arguments: argparse.Namespace) -> int:
     """From nothing to a report."""
+    return _run_recipe(arguments, "two-rooms", None, "quickstart")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """From nothing to a report, with any recipe."""
+    return _run_recipe(arguments, arguments.recipe, arguments.objective, arguments.recipe)
+
+
+def _run_recipe(arguments: argparse.Namespace, name: str, objective: str | None, folder: str) -> int:
     _prepare(arguments)
     from benchmarks.display import make_console
+    from benchmarks.objectives import resolve_with_objective
     from benchmarks.quickstart import run_quickstart
-    from benchmarks.recipes import resolve
 
-    recipe = resolve("two-rooms", arguments.preset, arguments.settings)
-    out = Path(arguments.out or f"runs/quickstart-seed{arguments.seed}")
+    recipe = resolve_with_objective(name, objective, arguments.preset, arguments.settings)
+    out = Path(arguments.out or f"runs/{folder}-seed{arguments.seed}")
     summary = run_quickstart(
         recipe, out, seed=arguments.seed, device=arguments.device, console=make_console(arguments.quiet)
     )
@@ -400,6 +409,7 @@ def store_facts(store: Any) -> dict[str, Any]:  # noqa: ANN401  # a TrajectorySt
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "quickstart": quickstart,
+    "run": run,
     "collect": collect,
     "train": train,
     "evaluate": evaluate,

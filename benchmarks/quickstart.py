@@ -1,4 +1,4 @@
-"""``quickstart``: collect, train, plan, react, evaluate and report, from an empty disk in minutes."""
+"""``quickstart`` and ``run``: collect, train, plan, react, evaluate and report, from an empty disk."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _sentence(summary: Mapping[str, Any]) -> str:
         if name in summary["agents"]
     ]
     return (
-        f"[bold]Over {summary['tasks']} cross-room tasks, all advancing together: {', '.join(said)}.[/bold]\n"
+        f"[bold]Over {summary['tasks']} tasks, all advancing together: {', '.join(said)}.[/bold]\n"
         f"{summary['minutes']:.1f} minutes, {summary['peak_memory_gib']:.1f} GiB at most. "
         f"Open the report: {summary['report']}"
     )

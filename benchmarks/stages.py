@@ -2,7 +2,7 @@
 
 1. world model: encoder and predictor jointly, on windows of frames;
 2. predictor: refitted on cached embeddings with the encoder frozen;
-3. critic: steps to go, on cached embeddings;
+3. critic: steps to go, on cached embeddings or on shortest paths over them;
 4. actor: a policy trained in imagination against the critic.
 
 Each stage resumes where a kill left it, and is skipped once its checkpoint exists.
@@ -27,6 +27,7 @@ from benchmarks.diagnosing import (
     draw_spaced,
     draw_windows,
 )
+from benchmarks.path_graphs import build_path_graphs
 from benchmarks.policy_checkpoint import save_policy
 from benchmarks.preparation import (
     Windows,
@@ -44,13 +45,21 @@ from benchmarks.runs import begin_run, check_same_run, write_config
 from benchmarks.seeding import derive_seed
 from planners.policy import GoalPolicy, ImaginationObjective
 from worldmodel.checkpoint import load_jepa, save_jepa
-from worldmodel.critic import Critic, CriticObjective, GoalPairs, load_critic, save_critic
+from worldmodel.critic import (
+    Critic,
+    CriticObjective,
+    GoalPairs,
+    PathObjective,
+    load_critic,
+    save_critic,
+)
 from worldmodel.data import ResidentWindows, TrajectoryStore, open_windows
 from worldmodel.distributed import rank_and_world_size, stop_process_group
 from worldmodel.jepa import JEPA
 from worldmodel.memory import ShortTermMemory
 from worldmodel.objectives import JEPAObjective
-from worldmodel.training import FitConfig, fit
+from worldmodel.paths import PathConfig, PathGraph, PathPairs
+from worldmodel.training import BatchFn, FitConfig, fit
 
 OnStep = Callable[[str, int, int, Mapping[str, float]], None]  # stage, step, steps in all, scalars
 
@@ -90,7 +99,7 @@ def train_run(
         return
     critic = stages.critic(model, recipe.critic)
     if recipe.actor is not None:
-        stages.actor(model, critic, recipe.actor)
+        stages.actor(model, critic, recipe.actor, recipe.critic.paths)
 
 
 class _Stages:
@@ -113,6 +122,7 @@ class _Stages:
         self._windows: Windows | None = None
         self._label_keys: tuple[str, ...] = ()  # of the objective's terms
         self._cached: tuple[Tensor, Tensor, Tensor] | None = None  # embeddings, actions, offsets
+        self._graphs: list[PathGraph] | None = None
 
     @property
     def windows(self) -> Windows:
@@ -256,21 +266,42 @@ class _Stages:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "critic"))
             critic = Critic(model.embedding_shape, config.critic).to(self.device)
-        embeddings, _, offsets = self.cached(model)
-        pairs = GoalPairs(
-            embeddings,
-            offsets,
-            config.critic,
-            config.batch_size,
-            derive_seed(self.seed, "pairs"),
-        )
-        module = CriticObjective(critic)
-        self._fit(module, pairs, {"steps_to_go": 1.0}, config.fit, "critic", module.update_target)
+        seed = derive_seed(self.seed, "pairs")
+        if config.paths is not None:
+            batches = PathPairs(self.path_graphs(model, config.paths), config.batch_size, seed)
+            critic.set_statistics(*batches.statistics())
+            self._fit(PathObjective(critic), batches, {"path_length": 1.0}, config.fit, "critic")
+        else:
+            embeddings, _, offsets = self.cached(model)
+            pairs = GoalPairs(embeddings, offsets, config.critic, config.batch_size, seed)
+            module = CriticObjective(critic)
+            self._fit(module, pairs, {"steps_to_go": 1.0}, config.fit, "critic", module.update_target)
         save_critic(path, critic)
         return critic
 
-    def actor(self, model: JEPA, critic: Critic, config: ActorRecipe) -> None:
-        """Train the Mode-1 policy in imagination and write it, unless it exists."""
+    def path_graphs(self, model: JEPA, config: PathConfig) -> list[PathGraph]:
+        """Measure the paths between frames of the training episodes, once."""
+        if self._graphs is None:
+            began = time.perf_counter()
+            if self._windows is not None:  # their frames are not needed any more
+                self._windows.close()
+                self._windows = None
+
+            def report(done: int, total: int) -> None:
+                if self.on_step is not None:
+                    self.on_step("paths", done, total, {})
+
+            episodes = split_episodes(self.recipe, self.store)["train"]
+            seed = derive_seed(self.seed, "paths")
+            self._graphs = build_path_graphs(model, self.store, episodes, config, seed, report)
+            write_config(self.run, self.recipe, seconds={"paths": time.perf_counter() - began})
+        return self._graphs
+
+    def actor(self, model: JEPA, critic: Critic, config: ActorRecipe, paths: PathConfig | None) -> None:
+        """Train the Mode-1 policy in imagination and write it, unless it exists.
+
+        Goals are frames of the same world as the start: any frame of the data, or of the same path graph.
+        """
         path = self.run / "policy"
         if (path / "config.json").exists():
             return
@@ -288,16 +319,16 @@ class _Stages:
         cost = Critic(model.embedding_shape, critic.config, summed=True).to(self.device)
         cost.load_state_dict(critic.state_dict())
         cost.requires_grad_(False)
-        embeddings, _, _ = self.cached(model)
         seed = derive_seed(self.seed, "imagination")
+        if paths is not None:
+            policy.set_statistics(critic.get_buffer("mean"), critic.get_buffer("std"))
+            pairs: BatchFn = PathPairs(self.path_graphs(model, paths), config.batch_size, seed)
+        else:
+            pairs = RowPairs(self.cached(model)[0], config.batch_size, seed)
 
         def batches(step: int) -> dict[str, Tensor]:
-            generator = torch.Generator().manual_seed(derive_seed(seed, step))
-            rows = torch.randint(len(embeddings), (2, config.batch_size), generator=generator).to(self.device)
-            return {
-                "start": embeddings[rows[0]].unflatten(1, model.embedding_shape),
-                "goal": embeddings[rows[1]].unflatten(1, model.embedding_shape),
-            }
+            batch = pairs(step)
+            return {key: batch[key].unflatten(1, model.embedding_shape) for key in ("start", "goal")}
 
         def imagine_step(
             embedding: Tensor, action: Tensor, memory: ShortTermMemory | None
@@ -391,6 +422,26 @@ class PredictorObjective(nn.Module):
         start = embeddings[:, 0].unflatten(1, model.embedding_shape)
         predictions = model.rollout(start, batch["action"]).flatten(2)
         return {"prediction": (predictions - embeddings[:, 1:]).square().mean()}
+
+
+class RowPairs:
+    """Pairs of random frames as start and goal.
+
+    Args:
+        embeddings: ``(rows, D)``.
+        batch_size: pairs per batch.
+        seed: batches are a function of ``(seed, step)``.
+    """
+
+    def __init__(self, embeddings: Tensor, batch_size: int, seed: int) -> None:
+        self.embeddings, self.batch_size, self.seed = embeddings, batch_size, seed
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        """Return ``start`` and ``goal (batch_size, D)`` of the batch of ``step``."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, step))
+        rows = torch.randint(len(self.embeddings), (2, self.batch_size), generator=generator)
+        start, goal = rows.to(self.embeddings.device)
+        return {"start": self.embeddings[start], "goal": self.embeddings[goal]}
 
 
 class RowWindows:

@@ -58,12 +58,20 @@ class GoalPolicy(nn.Module):
         for fan_in, fan_out in pairwise(sizes):
             layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1])
+        self.register_buffer("mean", torch.zeros(math.prod(embedding_shape)))
+        self.register_buffer("std", torch.ones(math.prod(embedding_shape)))
         self.register_buffer(
             "center", torch.tensor([(lo + hi) / 2 for lo, hi in zip(low, high, strict=True)])
         )
         self.register_buffer(
             "half_width", torch.tensor([(hi - lo) / 2 for lo, hi in zip(low, high, strict=True)])
         )
+
+    @torch.no_grad()
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Set what embeddings are standardised with, ``(D,)`` each; a std of 0 counts as 1."""
+        self.get_buffer("mean").copy_(mean)
+        self.get_buffer("std").copy_(torch.where(std > 0, std, torch.ones_like(std)))
 
     @property
     def bounds(self) -> ActionBounds:
@@ -75,7 +83,10 @@ class GoalPolicy(nn.Module):
 
     def forward(self, embedding: Tensor, goal: Tensor) -> Tensor:
         """Choose actions ``(B, A)`` at ``embedding (B, *D)`` for ``goal (B, *D)``."""
-        raw = self.layers(torch.cat([embedding.flatten(1), goal.flatten(1)], dim=-1))
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        raw = self.layers(
+            torch.cat([(embedding.flatten(1) - mean) / std, (goal.flatten(1) - mean) / std], dim=-1)
+        )
         if self.max_norm is None:
             return self.get_buffer("center") + self.get_buffer("half_width") * raw.tanh()
         norm = raw.square().sum(dim=-1, keepdim=True).add(1e-12).sqrt()

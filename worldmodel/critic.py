@@ -1,11 +1,14 @@
 """The trainable cost: a goal-conditioned critic that predicts the steps to go from embeddings.
 
-``d(s, g) = |phi(s) - phi(g)|`` estimates the number of environment steps between two embeddings. It is trained offline
-on the trajectories of the world model: hindsight goals (later frames of the same trajectory) and random ones, n-step
-temporal-difference targets without discount, a moving-average target network, and an expectile-like asymmetric squared
-error that leans towards the *shortest* way seen (Kostrikov et al. 2022, arXiv 2110.06169, for the expectile; Eysenbach
-et al. 2022 and Wang et al. 2023, arXiv 2304.01203, for metric heads). Embedding distance does not know about doors; this
-does.
+``d(s, g) = |phi(s) - phi(g)|`` estimates the number of environment steps between two embeddings (Wang et al. 2023,
+arXiv 2304.01203, for metric heads). Embedding distance does not know about doors; this does. It is trained offline on the
+trajectories of the world model, in one of two ways:
+
+* temporal differences (:class:`CriticObjective`): hindsight goals (later frames of the same trajectory) and random ones,
+  n-step targets without discount, a moving-average target network, and an expectile-like asymmetric squared error that
+  leans towards the *shortest* way seen (Kostrikov et al. 2022, arXiv 2110.06169). Enough for one layout.
+* regression on shortest paths (:class:`PathObjective`) over the frames of episodes that share a world
+  (:mod:`worldmodel.paths`). Layouts that differ from episode to episode need it.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from worldmodel.checkpoint import CheckpointError, load_folder, load_state, save_folder, state_tensors
 from worldmodel.costs import Cost, flatten_embeddings
@@ -37,6 +41,7 @@ class CriticConfig:
     hindsight_mean: float = 25.0  # mean offset of a hindsight goal, geometric [steps]
     expectile: float = 0.9  # weight of the error where the critic overestimates the steps; 0.5 is symmetric
     target_rate: float = 0.01  # share of the online weights entering the target per step
+    scale: float = 1.0  # steps per unit of distance between features
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_dims", tuple(self.hidden_dims))
@@ -48,6 +53,8 @@ class CriticConfig:
                 raise ValueError(f"{name} must be >= 1, got {value}")
         if any(width < 1 for width in self.hidden_dims):
             raise ValueError(f"hidden_dims must be >= 1, got {self.hidden_dims}")
+        if not self.scale > 0:
+            raise ValueError(f"scale must be > 0, got {self.scale}")
         if not self.hindsight_mean >= 1:
             raise ValueError(f"hindsight_mean must be >= 1, got {self.hindsight_mean}")
 
@@ -70,10 +77,27 @@ class Critic(Cost):
         self.summed = summed
         size = math.prod(embedding_shape)
         self.phi = mlp([size, *self.config.hidden_dims, self.config.feature_dim])
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("std", torch.ones(size))
 
-    def distance(self, embedding: Tensor, goal: Tensor) -> Tensor:
-        """Predict the steps from ``embedding (..., D)`` to ``goal (..., D)`` (flat, broadcasting), ``(...)``."""
-        return _distance(self.phi, embedding, goal)
+    @torch.no_grad()
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Set what embeddings are standardised with, ``(D,)`` each; a std of 0 counts as 1."""
+        self.get_buffer("mean").copy_(mean)
+        self.get_buffer("std").copy_(torch.where(std > 0, std, torch.ones_like(std)))
+
+    def distance(self, embedding: Tensor, goal: Tensor, phi: nn.Module | None = None) -> Tensor:
+        """Predict the steps from ``embedding (..., D)`` to ``goal (..., D)`` (flat, broadcasting), ``(...)``.
+
+        Args:
+            embedding: where from.
+            goal: where to.
+            phi: features of another network of the same shape, e.g. a moving average of this one's.
+        """
+        phi = phi or self.phi
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        difference = phi((embedding - mean) / std) - phi((goal - mean) / std)
+        return self.config.scale * difference.square().sum(dim=-1).add(1e-8).sqrt()
 
     def forward(self, embeddings: Tensor, actions: Tensor, goal: Tensor) -> Tensor:
         """Return the predicted steps to go after the last action, or their sum over the plan."""
@@ -81,10 +105,6 @@ class Critic(Cost):
         if self.summed:
             return self.distance(flat, target[..., None, :]).sum(dim=-1)
         return self.distance(flat[..., -1, :], target)
-
-
-def _distance(phi: nn.Module, embedding: Tensor, goal: Tensor) -> Tensor:
-    return (phi(embedding) - phi(goal)).square().sum(dim=-1).add(1e-8).sqrt()
 
 
 class CriticObjective(nn.Module):
@@ -103,7 +123,7 @@ class CriticObjective(nn.Module):
         """Return ``{"steps_to_go": loss}`` for a batch of :class:`GoalPairs`; ``step`` is not read."""
         prediction = self.critic.distance(batch["start"], batch["goal"])
         with torch.no_grad():
-            ahead = _distance(self.target_phi, batch["ahead"], batch["goal"])
+            ahead = self.critic.distance(batch["ahead"], batch["goal"], phi=self.target_phi)
             bootstrapped = batch["lag"] + ahead * batch["bootstrap"]
         error = prediction - bootstrapped
         tau = self.critic.config.expectile
@@ -116,6 +136,23 @@ class CriticObjective(nn.Module):
         rate = self.critic.config.target_rate
         for target, source in zip(self.target_phi.parameters(), self.critic.phi.parameters(), strict=True):
             target.lerp_(source, rate)
+
+
+class PathObjective(nn.Module):
+    """Regression of the critic on the lengths of shortest paths; the error is squared up to 5 steps, absolute beyond.
+
+    Args:
+        critic: the critic to train.
+    """
+
+    def __init__(self, critic: Critic) -> None:
+        super().__init__()
+        self.critic = critic
+
+    def forward(self, batch: Mapping[str, Tensor], step: int = 0) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return ``{"path_length": loss}`` for a batch of :class:`worldmodel.paths.PathPairs`; ``step`` is not read."""
+        prediction = self.critic.distance(batch["start"], batch["goal"])
+        return {"path_length": F.huber_loss(prediction, batch["steps"], delta=5.0)}
 
 
 class GoalPairs:

@@ -1,0 +1,248 @@
+"""Distances between states, read off trajectories: shortest paths over the frames of episodes that share a world.
+
+Temporal differences do not carry the cost of a detour through a narrow door from trajectory to trajectory; shortest paths
+do (Eysenbach et al. 2019, arXiv 1906.05253, plan over a graph of replayed states; here paths are targets for a critic).
+Three steps, none of which needs a label:
+
+1. Which episodes show the same world? What stays the same within an episode and differs between episodes is the world
+   itself. :class:`StaticCode` finds those directions of the embedding by Fisher's discriminant (scatter between episodes
+   over scatter within them), and :func:`nearest_episodes` pools the episodes whose codes are close. These are the slow
+   features that a world model must not be reduced to; here they are wanted.
+2. Which frames are neighbours? Consecutive ones, one step apart, and those whose embeddings differ by less than a few
+   median steps: :func:`path_lengths` joins them and measures the shortest paths, in steps.
+3. What will the critic be asked? Planners show it imagined embeddings, which are not quite those of the encoder:
+   :func:`imagine_frames` gives every frame a second embedding, predicted from a few steps before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import dijkstra
+from torch import Tensor
+
+from worldmodel.jepa import JEPA
+
+RIDGE = 1e-3  # of the mean within-episode variance, added to every direction's
+SHORTEST_EDGE = (
+    0.05  # frames with the same embedding are this far apart [steps]; a sparse graph has no edge of 0
+)
+
+
+@dataclass(frozen=True)
+class PathConfig:
+    """How distances are read off trajectories."""
+
+    num_graphs: int = 200
+    episodes_per_graph: int = 14
+    static_dims: int = 64  # directions of the static code
+    static_frames: int = 16  # frames per episode that the static code is fitted on
+    near: float = 2.0  # frames nearer than this many median steps are neighbours
+    imagined_steps: int = 8  # imagined embeddings are predicted from 1 .. this many steps before
+    keep_every: int = 2  # frames kept as starts and goals; paths lead over all of them
+
+    def __post_init__(self) -> None:
+        for name in (
+            "num_graphs",
+            "episodes_per_graph",
+            "static_dims",
+            "static_frames",
+            "imagined_steps",
+            "keep_every",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if not self.near > 0:
+            raise ValueError(f"near must be > 0, got {self.near}")
+
+
+class StaticCode:
+    """Fisher's discriminant with one class per episode, fitted on streamed frames.
+
+    The code of an episode is the mean of its frames along the directions of the largest ratio of the scatter between
+    episodes to the scatter within them, in units of the standard deviation within (Fisher 1936; Rao 1948).
+
+    Args:
+        embedding_dim: ``D``, flat.
+        num_dims: directions kept, ``K``; at most ``D``.
+    """
+
+    def __init__(self, embedding_dim: int, num_dims: int) -> None:
+        self.num_dims = min(num_dims, embedding_dim)
+        self._means: list[Tensor] = []
+        self._scatter = torch.zeros(embedding_dim, embedding_dim, dtype=torch.float64)
+        self._freedom = 0
+
+    def add(self, frames: Tensor) -> None:
+        """Take in ``(E, F, D)``: ``F`` frames of each of ``E`` further episodes."""
+        mean = frames.mean(dim=1, keepdim=True)
+        within = (frames - mean).flatten(0, 1).double().cpu()
+        self._scatter += within.T @ within
+        self._freedom += len(within) - len(frames)
+        self._means.append(mean[:, 0].cpu())
+
+    def codes(self) -> Tensor:
+        """Return the codes of all episodes, ``(E, K)``, in the order they were taken in.
+
+        Raises:
+            ValueError: fewer than two episodes, or one frame per episode only.
+        """
+        means = torch.cat(self._means).double() if self._means else torch.zeros(0, len(self._scatter))
+        if len(means) < 2 or self._freedom < 1:
+            raise ValueError(
+                f"a static code must be fitted on at least 2 episodes of 2 frames, got {len(means)} episodes"
+            )
+        within = self._scatter / self._freedom
+        within += RIDGE * within.diagonal().mean().clamp(min=1e-12) * torch.eye(len(within)).double()
+        centred = means - means.mean(dim=0)
+        whiten = torch.linalg.inv(torch.linalg.cholesky(within))
+        whitened = centred @ whiten.T
+        _, axes = torch.linalg.eigh(whitened.T @ whitened / (len(means) - 1))
+        return (whitened @ axes[:, -self.num_dims :]).float()
+
+
+def nearest_episodes(codes: Tensor, num_groups: int, size: int, generator: torch.Generator) -> Tensor:
+    """Pool episodes around random ones by their codes ``(E, K)``: indices ``(num_groups, size)``, the centre first.
+
+    There are at most ``E`` groups of at most ``E`` episodes.
+    """
+    num_groups, size = min(num_groups, len(codes)), min(size, len(codes))
+    centres = torch.randperm(len(codes), generator=generator)[:num_groups]
+    distance = torch.cdist(codes[centres], codes)
+    distance[torch.arange(num_groups), centres] = -1
+    return distance.topk(size, largest=False).indices
+
+
+def path_lengths(embeddings: Tensor, lengths: Sequence[int], near: float) -> Tensor:
+    """Measure the shortest paths between all frames of a group of episodes.
+
+    Args:
+        embeddings: ``(N, D)``, the frames of the episodes one after the other.
+        lengths: frames of each episode; they add up to ``N``.
+        near: frames whose embeddings differ by less than this many median steps are neighbours, at that distance.
+
+    Returns:
+        ``(N, N)`` [steps], symmetric, infinite where no path leads.
+    """
+    num = len(embeddings)
+    if sum(lengths) != num:
+        raise ValueError(f"lengths must add up to the {num} embeddings, got {sum(lengths)}")
+    is_last = torch.zeros(num, dtype=torch.bool)
+    is_last[torch.tensor(lengths).cumsum(0) - 1] = True
+    before = (~is_last).nonzero()[:, 0]
+    step = (embeddings[before + 1] - embeddings[before]).norm(dim=-1).median()
+    distance = torch.cdist(embeddings, embeddings).cpu() / step.cpu().clamp(min=1e-12)
+    weight = distance.clamp(min=SHORTEST_EDGE).masked_fill(distance >= near, torch.inf)
+    for i, j in ((before, before + 1), (before + 1, before)):
+        weight[i, j] = weight[i, j].clamp(max=1.0)
+    weight.fill_diagonal_(torch.inf)
+    rows, columns = weight.isfinite().nonzero(as_tuple=True)
+    edges = (weight[rows, columns].numpy(), (rows.numpy(), columns.numpy()))
+    return torch.from_numpy(dijkstra(csr_array(edges, shape=(num, num)), directed=False)).float()
+
+
+@torch.no_grad()
+def imagine_frames(
+    model: JEPA, embeddings: Tensor, actions: Tensor, max_steps: int, generator: torch.Generator
+) -> Tensor:
+    """Predict every frame of an episode from 1 to ``max_steps`` frames before it.
+
+    Args:
+        model: the world model, without a context.
+        embeddings: ``(T, D)`` of one episode, flat.
+        actions: ``(T, A)``; the last one is not read.
+        max_steps: longest rollout.
+        generator: draws where the rollouts begin.
+
+    Returns:
+        ``(T, D)``; the first frame is the encoder's.
+    """
+    frames = len(embeddings)
+    predicted = embeddings.clone()
+    phase = int(torch.randint(max_steps, (1,), generator=generator))
+    starts = torch.arange(phase, frames, max_steps)
+    if phase:
+        starts = torch.cat([torch.zeros(1, dtype=starts.dtype), starts])
+    current = embeddings[starts.to(embeddings.device)].unflatten(1, model.embedding_shape)
+    for k in range(max_steps):
+        after = starts + k + 1
+        is_inside = after < frames
+        current = model.predict(current, actions[(after - 1).clamp(max=frames - 1).to(actions.device)])
+        predicted[after[is_inside].to(predicted.device)] = current[is_inside.to(current.device)].flatten(1)
+    return predicted
+
+
+@dataclass(frozen=True)
+class PathGraph:
+    """Frames of one world and the paths between them.
+
+    Attributes:
+        embeddings: ``(N, D)`` of the encoder, half precision.
+        imagined: ``(N, D)`` of the same frames, predicted; half precision.
+        steps: ``(N, N)`` [steps], infinite where no path leads; half precision, on the CPU.
+    """
+
+    embeddings: Tensor
+    imagined: Tensor
+    steps: Tensor
+
+
+class PathPairs:
+    """Batches of (start, goal, steps) within graphs; starts are encoded and imagined ones in turn.
+
+    Args:
+        graphs: at least one.
+        batch_size: pairs per batch, at most: pairs that no path joins are left out.
+        seed: batches are a function of ``(seed, step)``.
+        graphs_per_batch: graphs that a batch draws from.
+
+    Raises:
+        ValueError: there is no graph.
+    """
+
+    def __init__(
+        self, graphs: Sequence[PathGraph], batch_size: int, seed: int, graphs_per_batch: int = 32
+    ) -> None:
+        if not graphs:
+            raise ValueError("path pairs must be drawn from at least one graph, got none")
+        self.graphs, self.batch_size, self.seed = graphs, batch_size, seed
+        self.graphs_per_batch = min(graphs_per_batch, batch_size)
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        """Return ``start (M, D)``, ``goal (M, D)`` and ``steps (M,)`` of the batch of ``step``."""
+        seed = int(np.random.SeedSequence([self.seed, step]).generate_state(1, np.uint64)[0])
+        generator = torch.Generator().manual_seed(seed)
+        starts, goals, steps = [], [], []
+        share = self.batch_size // self.graphs_per_batch
+        for index in torch.randint(len(self.graphs), (self.graphs_per_batch,), generator=generator).tolist():
+            graph = self.graphs[index]
+            i, j = torch.randint(len(graph.embeddings), (2, share), generator=generator)
+            is_imagined = torch.rand(share, generator=generator) < 0.5
+            is_joined = graph.steps[i, j].isfinite()
+            i, j, is_imagined = i[is_joined], j[is_joined], is_imagined[is_joined]
+            device = graph.embeddings.device
+            starts.append(
+                torch.where(
+                    is_imagined.to(device)[:, None],
+                    graph.imagined[i.to(device)],
+                    graph.embeddings[i.to(device)],
+                )
+            )
+            goals.append(graph.embeddings[j.to(device)])
+            steps.append(graph.steps[i, j].to(device))
+        return {
+            "start": torch.cat(starts).float(),
+            "goal": torch.cat(goals).float(),
+            "steps": torch.cat(steps).float(),
+        }
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of every feature over the frames, ``(D,)`` each."""
+        frames = torch.cat(
+            [graph.embeddings[:: max(1, len(graph.embeddings) // 32)] for graph in self.graphs]
+        )
+        return frames.float().mean(dim=0), frames.float().std(dim=0)
