@@ -36,8 +36,8 @@ def build_path_graphs(
 ) -> list[PathGraph]:
     """Pool the episodes that show the same world and measure the paths between their frames.
 
-    Nothing but observations, actions and the boundaries of the episodes is read. The memory is that of the frames kept,
-    at half precision: ``num_graphs * N * (4 D + 2 N)`` bytes for ``N`` kept frames per graph.
+    Nothing but observations, actions and the boundaries of the episodes is read. The graphs take, at half precision,
+    ``num_graphs * N * (4 D + 2 N)`` bytes for ``N`` nodes each.
 
     Args:
         model: the world model.
@@ -62,14 +62,14 @@ def build_path_graphs(
     for number, group in enumerate(groups):
         arrays, lengths = frames.read(episodes[group.numpy()], "action")
         embeddings = frames.encode(arrays, torch.arange(int(lengths.sum())))
-        steps = path_lengths(embeddings, lengths.tolist(), config.near)
+        nodes, steps = path_lengths(embeddings, lengths.tolist(), config.near, config.every)
         actions = torch.from_numpy(arrays["action"]).to(model.device)
         parts = zip(embeddings.split(lengths.tolist()), actions.split(lengths.tolist()), strict=True)
         imagined = torch.cat(
             [imagine_frames(model, s, a, config.imagined_steps, generator) for s, a in parts]
         )
-        kept = slice(number % config.keep_every, None, config.keep_every)
-        graphs.append(PathGraph(embeddings[kept].half(), imagined[kept].half(), steps[kept, kept].half()))
+        rows = nodes.to(model.device)
+        graphs.append(PathGraph(embeddings[rows].half(), imagined[rows].half(), steps.half()))
         if on_graph is not None:
             on_graph(number + 1, len(groups))
     return graphs

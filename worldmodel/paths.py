@@ -38,12 +38,12 @@ class PathConfig:
     """How distances are read off trajectories."""
 
     num_graphs: int = 200
-    episodes_per_graph: int = 14
+    episodes_per_graph: int = 30
     static_dims: int = 64  # directions of the static code
     static_frames: int = 16  # frames per episode that the static code is fitted on
-    near: float = 2.0  # frames nearer than this many median steps are neighbours
+    near: float = 3.0  # frames nearer than this many median steps are neighbours
     imagined_steps: int = 8  # imagined embeddings are predicted from 1 .. this many steps before
-    keep_every: int = 2  # frames kept as starts and goals; paths lead over all of them
+    every: int = 2  # only each so-manieth frame of an episode is a node of its graph
 
     def __post_init__(self) -> None:
         for name in (
@@ -52,7 +52,7 @@ class PathConfig:
             "static_dims",
             "static_frames",
             "imagined_steps",
-            "keep_every",
+            "every",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
@@ -117,32 +117,40 @@ def nearest_episodes(codes: Tensor, num_groups: int, size: int, generator: torch
     return distance.topk(size, largest=False).indices
 
 
-def path_lengths(embeddings: Tensor, lengths: Sequence[int], near: float) -> Tensor:
-    """Measure the shortest paths between all frames of a group of episodes.
+def path_lengths(
+    embeddings: Tensor, lengths: Sequence[int], near: float, every: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Measure the shortest paths between frames of a group of episodes.
+
+    How well the episodes cover the world decides how good the lengths are; frames between frames add little.
 
     Args:
-        embeddings: ``(N, D)``, the frames of the episodes one after the other.
+        embeddings: ``(N, D)``, all frames of the episodes one after the other.
         lengths: frames of each episode; they add up to ``N``.
         near: frames whose embeddings differ by less than this many median steps are neighbours, at that distance.
+        every: only each so-manieth frame of an episode is a node; it is that many steps from the one before.
 
     Returns:
-        ``(N, N)`` [steps], symmetric, infinite where no path leads.
+        Rows of the nodes ``(M,)`` and their distances ``(M, M)`` [steps], symmetric, infinite where no path leads.
     """
     num = len(embeddings)
     if sum(lengths) != num:
         raise ValueError(f"lengths must add up to the {num} embeddings, got {sum(lengths)}")
-    is_last = torch.zeros(num, dtype=torch.bool)
-    is_last[torch.tensor(lengths).cumsum(0) - 1] = True
-    before = (~is_last).nonzero()[:, 0]
-    step = (embeddings[before + 1] - embeddings[before]).norm(dim=-1).median()
-    distance = torch.cdist(embeddings, embeddings).cpu() / step.cpu().clamp(min=1e-12)
+    time = torch.cat([torch.arange(length) for length in lengths])
+    after = (time > 0).nonzero()[:, 0]
+    step = (embeddings[after] - embeddings[after - 1]).norm(dim=-1).median()
+    nodes = (time % every == 0).nonzero()[:, 0]
+    kept = embeddings[nodes]
+    distance = torch.cdist(kept, kept).cpu() / step.cpu().clamp(min=1e-12)
     weight = distance.clamp(min=SHORTEST_EDGE).masked_fill(distance >= near, torch.inf)
-    for i, j in ((before, before + 1), (before + 1, before)):
-        weight[i, j] = weight[i, j].clamp(max=1.0)
+    later = (time[nodes] > 0).nonzero()[:, 0]
+    for i, j in ((later - 1, later), (later, later - 1)):
+        weight[i, j] = weight[i, j].clamp(max=float(every))
     weight.fill_diagonal_(torch.inf)
     rows, columns = weight.isfinite().nonzero(as_tuple=True)
     edges = (weight[rows, columns].numpy(), (rows.numpy(), columns.numpy()))
-    return torch.from_numpy(dijkstra(csr_array(edges, shape=(num, num)), directed=False)).float()
+    shortest = dijkstra(csr_array(edges, shape=(len(nodes), len(nodes))), directed=False)
+    return nodes, torch.from_numpy(shortest).float()
 
 
 @torch.no_grad()
