@@ -10,8 +10,10 @@ Three steps, none of which needs a label:
    features that a world model must not be reduced to; here they are wanted.
 2. Which frames are neighbours? Consecutive ones, one step apart, and those whose embeddings differ by less than a few
    median steps: :func:`path_lengths` joins them and measures the shortest paths, in steps.
-3. What will the critic be asked? Planners show it imagined embeddings, which are not quite those of the encoder:
-   :func:`imagine_frames` gives every frame a second embedding, predicted from a few steps before.
+3. What will the critic be asked? Planners show it imagined embeddings, which are not quite those of the encoder: a dot
+   half-way in a wall, for instance, which a critic that never saw one takes to be half-way through. So the critic is also
+   trained on what the model imagines from each node under random actions, with the path from the frame that it comes
+   nearest to and the gap to it as its length (:func:`imagine_from`, :func:`nearest_nodes`).
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class PathConfig:
     static_dims: int = 64  # directions of the static code
     static_frames: int = 16  # frames per episode that the static code is fitted on
     near: float = 3.0  # frames nearer than this many median steps are neighbours
-    imagined_steps: int = 8  # imagined embeddings are predicted from 1 .. this many steps before
+    imagined_steps: int = 8  # imagined embeddings lie 1 .. this many steps from a node
     every: int = 2  # only each so-manieth frame of an episode is a node of its graph
 
     def __post_init__(self) -> None:
@@ -117,90 +119,90 @@ def nearest_episodes(codes: Tensor, num_groups: int, size: int, generator: torch
     return distance.topk(size, largest=False).indices
 
 
-def path_lengths(
-    embeddings: Tensor, lengths: Sequence[int], near: float, every: int = 1
-) -> tuple[Tensor, Tensor]:
-    """Measure the shortest paths between frames of a group of episodes.
-
-    How well the episodes cover the world decides how good the lengths are; frames between frames add little.
+def median_step(embeddings: Tensor, lengths: Sequence[int]) -> float:
+    """Return how far one step leads in embedding space: the median over the steps of the episodes.
 
     Args:
         embeddings: ``(N, D)``, all frames of the episodes one after the other.
         lengths: frames of each episode; they add up to ``N``.
-        near: frames whose embeddings differ by less than this many median steps are neighbours, at that distance.
-        every: only each so-manieth frame of an episode is a node; it is that many steps from the one before.
+    """
+    if sum(lengths) != len(embeddings):
+        raise ValueError(f"lengths must add up to the {len(embeddings)} embeddings, got {sum(lengths)}")
+    is_first = torch.cat([torch.arange(length) == 0 for length in lengths])
+    after = (~is_first).nonzero()[:, 0].to(embeddings.device)
+    return max(float((embeddings[after] - embeddings[after - 1]).norm(dim=-1).median()), 1e-12)
+
+
+def path_lengths(nodes: Tensor, is_first: Tensor, step: float, near: float, every: int = 1) -> Tensor:
+    """Measure the shortest paths between the nodes of a graph.
+
+    How well the episodes cover the world decides how good the lengths are; frames between frames add little.
+
+    Args:
+        nodes: ``(N, D)``, frames of episodes one after the other, each ``every`` steps after the one before.
+        is_first: ``(N,)`` bool, the first node of each episode.
+        step: how far one step leads in embedding space.
+        near: nodes that are less than this many steps apart in embedding space are neighbours, at that distance.
+        every: steps between two nodes of an episode.
 
     Returns:
-        Rows of the nodes ``(M,)`` and their distances ``(M, M)`` [steps], symmetric, infinite where no path leads.
+        ``(N, N)`` [steps] on the CPU, symmetric, infinite where no path leads.
     """
-    num = len(embeddings)
-    if sum(lengths) != num:
-        raise ValueError(f"lengths must add up to the {num} embeddings, got {sum(lengths)}")
-    time = torch.cat([torch.arange(length) for length in lengths])
-    after = (time > 0).nonzero()[:, 0]
-    step = (embeddings[after] - embeddings[after - 1]).norm(dim=-1).median()
-    nodes = (time % every == 0).nonzero()[:, 0]
-    kept = embeddings[nodes]
-    distance = torch.cdist(kept, kept).cpu() / step.cpu().clamp(min=1e-12)
+    distance = torch.cdist(nodes, nodes).cpu() / step
     weight = distance.clamp(min=SHORTEST_EDGE).masked_fill(distance >= near, torch.inf)
-    later = (time[nodes] > 0).nonzero()[:, 0]
+    later = (~is_first).nonzero()[:, 0]
     for i, j in ((later - 1, later), (later, later - 1)):
         weight[i, j] = weight[i, j].clamp(max=float(every))
     weight.fill_diagonal_(torch.inf)
     rows, columns = weight.isfinite().nonzero(as_tuple=True)
     edges = (weight[rows, columns].numpy(), (rows.numpy(), columns.numpy()))
-    shortest = dijkstra(csr_array(edges, shape=(len(nodes), len(nodes))), directed=False)
-    return nodes, torch.from_numpy(shortest).float()
+    return torch.from_numpy(dijkstra(csr_array(edges, shape=weight.shape), directed=False)).float()
 
 
 @torch.no_grad()
-def imagine_frames(
-    model: JEPA, embeddings: Tensor, actions: Tensor, max_steps: int, generator: torch.Generator
-) -> Tensor:
-    """Predict every frame of an episode from 1 to ``max_steps`` frames before it.
+def imagine_from(model: JEPA, nodes: Tensor, actions: Tensor, num_steps: Tensor) -> Tensor:
+    """Imagine where each node's own number of actions leads.
 
     Args:
-        model: the world model, without a context.
-        embeddings: ``(T, D)`` of one episode, flat.
-        actions: ``(T, A)``; the last one is not read.
-        max_steps: longest rollout.
-        generator: draws where the rollouts begin.
+        model: the world model; one with a context imagines as if nothing had been before.
+        nodes: ``(N, D)``, flat.
+        actions: ``(N, H, A)``.
+        num_steps: ``(N,)`` in 1 .. ``H``.
 
     Returns:
-        ``(T, D)``; the first frame is the encoder's.
+        ``(N, D)``.
     """
-    frames = len(embeddings)
-    predicted = embeddings.clone()
-    phase = int(torch.randint(max_steps, (1,), generator=generator))
-    starts = torch.arange(phase, frames, max_steps)
-    if phase:
-        starts = torch.cat([torch.zeros(1, dtype=starts.dtype), starts])
-    current = embeddings[starts.to(embeddings.device)].unflatten(1, model.embedding_shape)
-    for k in range(max_steps):
-        after = starts + k + 1
-        is_inside = after < frames
-        current = model.predict(current, actions[(after - 1).clamp(max=frames - 1).to(actions.device)])
-        predicted[after[is_inside].to(predicted.device)] = current[is_inside.to(current.device)].flatten(1)
-    return predicted
+    futures = model.rollout(nodes.unflatten(1, model.embedding_shape), actions).flatten(2)
+    return futures[torch.arange(len(nodes), device=futures.device), num_steps.to(futures.device) - 1]
+
+
+def nearest_nodes(embeddings: Tensor, nodes: Tensor, step: float) -> tuple[Tensor, Tensor]:
+    """Find for each of ``embeddings (M, D)`` the nearest of ``nodes (N, D)``: ``(M,)``, and the gap ``(M,)`` [steps]."""
+    gap, nearest = torch.cdist(embeddings, nodes).min(dim=1)
+    return nearest, gap / step
 
 
 @dataclass(frozen=True)
 class PathGraph:
-    """Frames of one world and the paths between them.
+    """Frames of one world, the paths between them, and what the model imagines around them.
 
     Attributes:
-        embeddings: ``(N, D)`` of the encoder, half precision.
-        imagined: ``(N, D)`` of the same frames, predicted; half precision.
+        nodes: ``(N, D)`` embeddings, half precision.
         steps: ``(N, N)`` [steps], infinite where no path leads; half precision, on the CPU.
+        imagined: ``(M, D)`` imagined embeddings, half precision.
+        nearest: ``(M,)`` the node that each of them is nearest to, on the CPU.
+        gap: ``(M,)`` how far it is from that node [steps], on the CPU.
     """
 
-    embeddings: Tensor
-    imagined: Tensor
+    nodes: Tensor
     steps: Tensor
+    imagined: Tensor
+    nearest: Tensor
+    gap: Tensor
 
 
 class PathPairs:
-    """Batches of (start, goal, steps) within graphs; starts are encoded and imagined ones in turn.
+    """Batches of (start, goal, steps) within graphs; half of the starts are imagined.
 
     Args:
         graphs: at least one.
@@ -228,20 +230,17 @@ class PathPairs:
         share = self.batch_size // self.graphs_per_batch
         for index in torch.randint(len(self.graphs), (self.graphs_per_batch,), generator=generator).tolist():
             graph = self.graphs[index]
-            i, j = torch.randint(len(graph.embeddings), (2, share), generator=generator)
-            is_imagined = torch.rand(share, generator=generator) < 0.5
-            is_joined = graph.steps[i, j].isfinite()
-            i, j, is_imagined = i[is_joined], j[is_joined], is_imagined[is_joined]
-            device = graph.embeddings.device
-            starts.append(
-                torch.where(
-                    is_imagined.to(device)[:, None],
-                    graph.imagined[i.to(device)],
-                    graph.embeddings[i.to(device)],
-                )
+            half = share // 2
+            i, j = torch.randint(len(graph.nodes), (2, share), generator=generator)
+            k = torch.randint(len(graph.imagined), (share - half,), generator=generator)
+            length = torch.cat(
+                [graph.steps[i[:half], j[:half]], graph.steps[graph.nearest[k], j[half:]] + graph.gap[k]]
             )
-            goals.append(graph.embeddings[j.to(device)])
-            steps.append(graph.steps[i, j].to(device))
+            device, is_joined = graph.nodes.device, length.isfinite()
+            start = torch.cat([graph.nodes[i[:half].to(device)], graph.imagined[k.to(device)]])
+            starts.append(start[is_joined.to(device)])
+            goals.append(graph.nodes[j[is_joined].to(device)])
+            steps.append(length[is_joined].to(device))
         return {
             "start": torch.cat(starts).float(),
             "goal": torch.cat(goals).float(),
@@ -250,7 +249,5 @@ class PathPairs:
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of every feature over the frames, ``(D,)`` each."""
-        frames = torch.cat(
-            [graph.embeddings[:: max(1, len(graph.embeddings) // 32)] for graph in self.graphs]
-        )
+        frames = torch.cat([graph.nodes[:: max(1, len(graph.nodes) // 32)] for graph in self.graphs])
         return frames.float().mean(dim=0), frames.float().std(dim=0)

@@ -28,16 +28,18 @@ def test_graphs_hold_embeddings_of_training_frames_and_repeat(store):
     one, two = (build_path_graphs(model, store, episodes, CONFIG, seed=7) for _ in range(2))
     assert len(one) == 3
     for a, b in zip(one, two, strict=True):
-        assert torch.equal(a.embeddings, b.embeddings)
+        assert torch.equal(a.nodes, b.nodes)
         assert torch.equal(a.imagined, b.imagined)
         assert torch.equal(a.steps, b.steps)
         num = 4 * len(range(0, SMOKE.collect.num_steps + 1, CONFIG.every))
-        assert a.embeddings.shape == a.imagined.shape == (num, int(np.prod(model.embedding_shape)))
+        assert a.nodes.shape == a.imagined.shape == (num, int(np.prod(model.embedding_shape)))
         assert a.steps.shape == (num, num)
         assert (a.steps.diagonal() == 0).all()
-        assert not torch.equal(a.embeddings, a.imagined)
+        assert a.nearest.shape == a.gap.shape == (num,)
+        assert (a.gap >= 0).all()
+        assert not torch.equal(a.nodes, a.imagined)
     other = build_path_graphs(model, store, episodes, CONFIG, seed=8)
-    assert any(not torch.equal(a.embeddings, b.embeddings) for a, b in zip(one, other, strict=True))
+    assert any(not torch.equal(a.nodes, b.nodes) for a, b in zip(one, other, strict=True))
 
 
 def test_frames_rendered_from_states_and_stored_frames_give_the_same_graphs(store, tmp_path):
@@ -50,7 +52,7 @@ def test_frames_rendered_from_states_and_stored_frames_give_the_same_graphs(stor
         build_path_graphs(model, frames, episodes, CONFIG, seed=7),
         strict=True,
     ):
-        torch.testing.assert_close(a.embeddings, b.embeddings)
+        torch.testing.assert_close(a.nodes, b.nodes)
         torch.testing.assert_close(a.steps, b.steps)
 
 

@@ -11,8 +11,10 @@ from worldmodel.paths import (
     PathGraph,
     PathPairs,
     StaticCode,
-    imagine_frames,
+    imagine_from,
+    median_step,
     nearest_episodes,
+    nearest_nodes,
     path_lengths,
 )
 
@@ -66,13 +68,19 @@ def floyd_warshall(weight):
     return lengths
 
 
+def nodes_of(*lengths):
+    """Which nodes are the first of their episode."""
+    return torch.cat([torch.arange(length) == 0 for length in lengths])
+
+
 def test_path_lengths_are_those_of_a_loop_over_steps_and_neighbours():
     generator = torch.Generator().manual_seed(0)
     lengths = [6, 9, 5]
     points = torch.cat([torch.randn(n, 2, generator=generator).cumsum(0) for n in lengths])
-    near, last = 1.3, np.cumsum(lengths) - 1
-    steps = [float((points[i + 1] - points[i]).norm()) for i in range(len(points) - 1) if i not in last]
-    unit = float(torch.tensor(steps).median())
+    near, every, is_first = 1.3, 2, nodes_of(*lengths)
+    steps = [float((points[i] - points[i - 1]).norm()) for i in range(len(points)) if not is_first[i]]
+    unit = median_step(points, lengths)
+    assert unit == pytest.approx(float(torch.tensor(steps).median()))
     weight = np.full((len(points), len(points)), np.inf)
     for i in range(len(points)):
         weight[i, i] = 0
@@ -80,10 +88,9 @@ def test_path_lengths_are_those_of_a_loop_over_steps_and_neighbours():
             distance = float((points[i] - points[j]).norm()) / unit
             if i != j and distance < near:
                 weight[i, j] = max(distance, 0.05)
-            if abs(i - j) == 1 and min(i, j) not in last:
-                weight[i, j] = min(weight[i, j], 1.0)
-    nodes, found = path_lengths(points, lengths, near)
-    assert torch.equal(nodes, torch.arange(len(points)))
+            if abs(i - j) == 1 and not is_first[max(i, j)]:
+                weight[i, j] = min(weight[i, j], every)
+    found = path_lengths(points, is_first, unit, near, every)
     np.testing.assert_allclose(found.numpy(), floyd_warshall(weight), rtol=1e-5)
 
 
@@ -92,42 +99,36 @@ def test_a_path_leads_around_a_wall_and_not_through_it():
     x = torch.arange(20.0)
     upper, lower = torch.stack([x, 0 * x + 3], -1), torch.stack([x, 0 * x], -1)
     around = torch.tensor([[19.0, 3.0], [20.0, 2.0], [20.0, 1.0], [19.0, 0.0]])
-    _, lengths = path_lengths(torch.cat([upper, lower, around]), [20, 20, 4], near=2.0)
+    lengths = path_lengths(torch.cat([upper, lower, around]), nodes_of(20, 20, 4), step=1.0, near=2.0)
     assert lengths[0, 20] == pytest.approx(19 + 3 + 19, abs=0.5)
-    _, without = path_lengths(torch.cat([upper, lower]), [20, 20], near=2.0)
+    without = path_lengths(torch.cat([upper, lower]), nodes_of(20, 20), step=1.0, near=2.0)
     assert torch.isinf(without[0, 20])
     assert without[0, 19] == pytest.approx(19)
 
 
-def test_nodes_are_every_so_manieth_frame_that_many_steps_apart():
-    points = torch.stack([torch.arange(11.0), torch.zeros(11)], -1)
-    nodes, lengths = path_lengths(points, [7, 4], near=0.5, every=3)
-    assert nodes.tolist() == [0, 3, 6, 7, 10]
-    assert lengths[0].tolist() == [0, 3, 6, torch.inf, torch.inf]
-    assert lengths[3].tolist() == [torch.inf, torch.inf, torch.inf, 0, 3]
-
-
 def test_lengths_must_add_up():
     with pytest.raises(ValueError, match="add up to the 4 embeddings, got 3"):
-        path_lengths(torch.randn(4, 2), [2, 1], near=1.0)
+        median_step(torch.randn(4, 2), [2, 1])
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_imagined_frames_are_rollouts_from_at_most_that_many_steps_before(seed):
+def test_imagined_embeddings_are_rollouts_of_each_node_s_own_length():
     model = make().eval()
-    generator = torch.Generator().manual_seed(seed)
-    frames, max_steps = 11, 4
-    embeddings = torch.randn(frames, *model.embedding_shape, generator=generator)
-    actions = torch.randn(frames, model.config.action_dim, generator=generator)
-    imagined = imagine_frames(model, embeddings, actions, max_steps, generator)
-    torch.testing.assert_close(imagined[0], embeddings[0])
-    for t in range(1, frames):
-        candidates = []
-        for start in range(max(0, t - max_steps), t):
-            with torch.no_grad():
-                rollout = model.rollout(embeddings[start][None], actions[None, start:t])[0, -1]
-            candidates.append(float((rollout - imagined[t]).abs().max()))
-        assert min(candidates) < 1e-5, t
+    generator = torch.Generator().manual_seed(0)
+    nodes = torch.randn(7, *model.embedding_shape, generator=generator)
+    actions = torch.randn(7, 4, model.config.action_dim, generator=generator)
+    num_steps = torch.tensor([1, 2, 3, 4, 1, 2, 3])
+    imagined = imagine_from(model, nodes, actions, num_steps)
+    for i, steps in enumerate(num_steps.tolist()):
+        with torch.no_grad():
+            alone = model.rollout(nodes[i][None], actions[i, :steps][None])[0, -1]
+        torch.testing.assert_close(imagined[i], alone)
+
+
+def test_an_embedding_in_a_gap_is_further_than_the_node_beside_it():
+    nodes = torch.tensor([[0.0, 0.0], [10.0, 0.0]])
+    nearest, gap = nearest_nodes(torch.tensor([[1.0, 0.0], [9.5, 0.0]]), nodes, step=0.5)
+    assert nearest.tolist() == [0, 1]
+    assert gap.tolist() == [2.0, 1.0]
 
 
 def graph(seed=0, num=8):
@@ -135,9 +136,11 @@ def graph(seed=0, num=8):
     steps = torch.rand(num, num, generator=generator) * 9
     steps[0] = torch.inf
     return PathGraph(
-        torch.randn(num, 3, generator=generator).half(),
-        100 + torch.randn(num, 3, generator=generator).half(),
-        steps.half(),
+        nodes=torch.randn(num, 3, generator=generator).half(),
+        steps=steps.half(),
+        imagined=100 + torch.arange(5.0)[:, None].expand(5, 3).half(),
+        nearest=torch.tensor([3, 4, 0, 6, 7]),
+        gap=torch.tensor([1000.0, 2000.0, 3000.0, 4000.0, 5000.0]),
     )
 
 
@@ -153,6 +156,10 @@ def test_pairs_repeat_leave_out_what_no_path_joins_and_show_imagined_starts():
     is_imagined = first["start"][:, 0] > 50
     assert 0.2 < float(is_imagined.float().mean()) < 0.8
     assert (first["goal"][:, 0] < 50).all()
+    thousands = (first["steps"] / 1000).round()  # the gap, beside steps below 9
+    which = torch.where(is_imagined, first["start"][:, 0] - 99, 0)
+    torch.testing.assert_close(thousands, which)
+    assert 3 not in which.tolist()  # no path leads from where it is nearest to
 
 
 def test_pairs_need_a_graph():
@@ -165,7 +172,11 @@ def test_a_critic_learns_the_lengths_of_paths():
     position = torch.rand(60, 1, generator=torch.Generator().manual_seed(0))
     steps = 40 * (position - position.T).abs()
     points = torch.cat([position, position.square()], dim=1)
-    pairs = PathPairs([PathGraph(points.half(), points.half(), steps.half())], batch_size=128, seed=0)
+    pairs = PathPairs(
+        [PathGraph(points.half(), steps.half(), points.half(), torch.arange(60), torch.zeros(60))],
+        128,
+        seed=0,
+    )
     torch.manual_seed(0)
     critic = Critic((2,), CriticConfig(feature_dim=4, hidden_dims=(32,), scale=20.0))
     critic.set_statistics(*pairs.statistics())
