@@ -195,16 +195,19 @@ class DoorCrossing:
     Args:
         rate: Fraction of trajectories that are sent, each drawn independently.
         kappa: Concentration of a sent trajectory's heading around the shortest path.
-        walk: The random walk; its step lengths serve both.
+        walk: The random walk, or its arguments; its step lengths serve both.
     """
 
     def __init__(
-        self, rate: float = 0.35, kappa: float = 20.0, walk: HeadingRandomWalk | None = None
+        self,
+        rate: float = 0.35,
+        kappa: float = 20.0,
+        walk: HeadingRandomWalk | Mapping[str, float] | None = None,
     ) -> None:
         if not 0 <= rate <= 1:
             raise ValueError(f"rate must be in [0, 1], got {rate}")
         self.rate, self.kappa = rate, kappa
-        self.walk = HeadingRandomWalk() if walk is None else walk
+        self.walk = walk if isinstance(walk, HeadingRandomWalk) else HeadingRandomWalk(**(walk or {}))
         self._goal: State = {}
         self._is_sent = torch.empty(0, dtype=torch.bool)  # (B,)
 
