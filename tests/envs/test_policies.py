@@ -114,6 +114,17 @@ def test_the_door_policy_sends_its_rate_through_the_door():
     assert shares[0.5] == pytest.approx((by_chance + shares[1.0]) / 2, abs=0.05)
 
 
+def test_the_walk_of_the_door_policy_can_be_given_by_its_arguments():
+    walk = {"step_mean": 2.0, "step_min": 1.9, "step_max": 2.1}
+    policy = DoorCrossing(rate=0.5, walk=walk)
+    data = collect(TwoRooms(), policy, 50, 10, generator(), keys=("proprio",))
+    length = data["action"][:, :-1].norm(dim=-1)
+    assert length.min() > 1.89
+    assert length.max() < 2.11
+    with pytest.raises(TypeError, match="step_maxx"):
+        DoorCrossing(walk={"step_maxx": 1.0})
+
+
 def test_the_expert_changes_rooms_again_and_again_and_the_straight_line_does_not():
     sim = TwoRooms()
     crossing = {}
