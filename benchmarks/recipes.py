@@ -245,7 +245,8 @@ def random_layouts() -> Recipe:
         critic=CriticRecipe(
             FitConfig(num_steps=3000, lr=1e-3, weight_decay=1e-4, checkpoint_every=1000),
             CriticConfig(feature_dim=64, scale=20.0),
-            paths=PathConfig(),
+            # 1.8 median steps of this data are 3 px, the width of the wall: neighbours must not lie across it.
+            paths=PathConfig(near=1.8),
         ),
         actor=ActorRecipe(
             FitConfig(num_steps=1000, lr=1e-3, checkpoint_every=500), horizon=8, batch_size=128
