@@ -173,9 +173,9 @@ def _number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def load_summaries(name: str = "quickstart") -> list[dict[str, Any]]:
-    """Read the committed summaries of the quickstart, or of another recipe's ``worldmodel run``, by seed."""
-    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{name}-seed*.json"))]
+def load_summaries() -> list[dict[str, Any]]:
+    """Read the committed quickstart summaries, by seed."""
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("quickstart-seed*.json"))]
 
 
 def load_speed() -> list[dict[str, Any]]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.preparation import ENCODE_ROWS, derived_keys
+from benchmarks.preparation import derived_keys, encode_rows
 from benchmarks.seeding import derive_seed, make_generator
 from planners.bounds import ActionBounds
 from worldmodel.data import TrajectoryStore
@@ -107,20 +106,16 @@ class _Frames:
         self.model, self.store = model, store
         self.keys = list(model.observation_keys)
         self.derived = derived_keys(store, self.keys, model.device)
-        self.sources = [self.derived[key][0] if key in self.derived else key for key in self.keys]
+        self.sources = list(
+            dict.fromkeys(self.derived[key][0] if key in self.derived else key for key in self.keys)
+        )
 
-    def read(self, episodes: np.ndarray) -> tuple[Mapping[str, np.ndarray], np.ndarray]:
+    def read(self, episodes: np.ndarray) -> tuple[dict[str, Tensor], np.ndarray]:
         """Return the rows of ``episodes``, one after the other, and their lengths."""
         lengths = self.store.index.length[self.store.index.positions(episodes)]
-        return self.store.read(list(dict.fromkeys(self.sources)), episodes), lengths
+        arrays = self.store.read(self.sources, episodes)
+        return {key: torch.from_numpy(array) for key, array in arrays.items()}, lengths
 
-    def encode(self, arrays: Mapping[str, np.ndarray], rows: Tensor) -> Tensor:
+    def encode(self, arrays: Mapping[str, Tensor], rows: Tensor) -> Tensor:
         """Return the flat embeddings ``(rows, D)``."""
-        parts = []
-        for chosen in rows.split(ENCODE_ROWS):
-            obs: dict[str, Any] = {}
-            for key, source in zip(self.keys, self.sources, strict=True):
-                values = torch.from_numpy(arrays[source][chosen.numpy()]).to(self.model.device)
-                obs[key] = self.derived[key][1](values) if key in self.derived else values
-            parts.append(self.model.encode(obs).flatten(1))
-        return torch.cat(parts)
+        return encode_rows(self.model, arrays, rows, self.keys, self.derived)

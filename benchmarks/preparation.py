@@ -125,22 +125,28 @@ def make_model(recipe: Recipe, store: TrajectoryStore, seed: int) -> JEPA:
 
 
 @torch.no_grad()
+def encode_rows(
+    model: JEPA, arrays: Mapping[str, Tensor], rows: Tensor, keys: list[str], derived: Mapping[str, Any]
+) -> Tensor:
+    """Encode the chosen ``rows (M,)`` of stored arrays to flat embeddings ``(M, D)``, a few thousand at a time."""
+    parts = []
+    for chosen in rows.split(ENCODE_ROWS):
+        obs = {}
+        for key in keys:
+            source, function = derived.get(key, (key, None))
+            array = arrays[source]
+            values = array[chosen.to(array.device)].to(model.device)
+            obs[key] = values if function is None else function(values)
+        parts.append(model.encode(obs).flatten(1))
+    return torch.cat(parts)
+
+
 def encode_resident(
     model: JEPA, windows: ResidentWindows, keys: list[str], derived: Mapping[str, Any]
 ) -> Tensor:
     """Encode all rows of the windows' episodes to flat embeddings ``(rows, D)``, in order."""
     num_rows = len(next(iter(windows.arrays.values())))
-    parts = []
-    for first in range(0, num_rows, ENCODE_ROWS):
-        rows = slice(first, first + ENCODE_ROWS)
-        obs = {
-            key: derived[key][1](windows.arrays[derived[key][0]][rows])
-            if key in derived
-            else windows.arrays[key][rows]
-            for key in keys
-        }
-        parts.append(model.encode(obs).flatten(1))
-    return torch.cat(parts)
+    return encode_rows(model, windows.arrays, torch.arange(num_rows), keys, derived)
 
 
 @torch.no_grad()

@@ -220,7 +220,7 @@ def random_layouts() -> Recipe:
             "worldmodel/TwoRooms-v0",
             {"image_size": 32, "layout": "random"},
             policy="door_crossing",
-            # Steps up to the bound: a planner takes them, and a model that never saw one imagines its way into walls.
+            # Steps up to the bound, as planners take them.
             policy_kwargs={"walk": {"step_mean": 1.6, "step_std": 0.6, "step_max": 2.45}},
             num_episodes=16_000,
             chunk=2000,
@@ -245,7 +245,7 @@ def random_layouts() -> Recipe:
         critic=CriticRecipe(
             FitConfig(num_steps=3000, lr=1e-3, weight_decay=1e-4, checkpoint_every=1000),
             CriticConfig(feature_dim=64, scale=20.0),
-            # 1.8 median steps of this data are 3 px, the width of the wall: neighbours must not lie across it.
+            # 1.8 median steps of this data are about 3 px, the width of the wall, across which no neighbours may lie.
             paths=PathConfig(near=1.8),
         ),
         actor=ActorRecipe(

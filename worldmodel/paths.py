@@ -30,9 +30,8 @@ from torch import Tensor
 from worldmodel.jepa import JEPA
 
 RIDGE = 1e-3  # of the mean within-episode variance, added to every direction's
-SHORTEST_EDGE = (
-    0.05  # frames with the same embedding are this far apart [steps]; a sparse graph has no edge of 0
-)
+SHORTEST_EDGE = 0.05  # least distance of two frames [steps]; a sparse graph has no edge of 0
+GRAPHS_PER_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,9 @@ class PathConfig:
     episodes_per_graph: int = 30
     static_dims: int = 64  # directions of the static code
     static_frames: int = 16  # frames per episode that the static code is fitted on
-    near: float = 3.0  # frames nearer than this many median steps are neighbours
+    near: float = (
+        3.0  # frames nearer than this many median steps are neighbours; less than what walls are wide
+    )
     imagined_steps: int = 8  # imagined embeddings lie 1 .. this many steps from a node
     every: int = 2  # only each so-manieth frame of an episode is a node of its graph
 
@@ -208,37 +209,34 @@ class PathPairs:
         graphs: at least one.
         batch_size: pairs per batch, at most: pairs that no path joins are left out.
         seed: batches are a function of ``(seed, step)``.
-        graphs_per_batch: graphs that a batch draws from.
 
     Raises:
         ValueError: there is no graph.
     """
 
-    def __init__(
-        self, graphs: Sequence[PathGraph], batch_size: int, seed: int, graphs_per_batch: int = 32
-    ) -> None:
+    def __init__(self, graphs: Sequence[PathGraph], batch_size: int, seed: int) -> None:
         if not graphs:
             raise ValueError("path pairs must be drawn from at least one graph, got none")
         self.graphs, self.batch_size, self.seed = graphs, batch_size, seed
-        self.graphs_per_batch = min(graphs_per_batch, batch_size)
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         """Return ``start (M, D)``, ``goal (M, D)`` and ``steps (M,)`` of the batch of ``step``."""
         seed = int(np.random.SeedSequence([self.seed, step]).generate_state(1, np.uint64)[0])
         generator = torch.Generator().manual_seed(seed)
         starts, goals, steps = [], [], []
-        share = self.batch_size // self.graphs_per_batch
-        for index in torch.randint(len(self.graphs), (self.graphs_per_batch,), generator=generator).tolist():
+        num_graphs = min(GRAPHS_PER_BATCH, max(1, self.batch_size // 2))  # a start of either kind from each
+        share = self.batch_size // num_graphs
+        half = share // 2
+        for index in torch.randint(len(self.graphs), (num_graphs,), generator=generator).tolist():
             graph = self.graphs[index]
-            half = share // 2
             i, j = torch.randint(len(graph.nodes), (2, share), generator=generator)
             k = torch.randint(len(graph.imagined), (share - half,), generator=generator)
             length = torch.cat(
                 [graph.steps[i[:half], j[:half]], graph.steps[graph.nearest[k], j[half:]] + graph.gap[k]]
             )
             device, is_joined = graph.nodes.device, length.isfinite()
-            start = torch.cat([graph.nodes[i[:half].to(device)], graph.imagined[k.to(device)]])
-            starts.append(start[is_joined.to(device)])
+            encoded, imagined = i[:half][is_joined[:half]], k[is_joined[half:]]
+            starts += [graph.nodes[encoded.to(device)], graph.imagined[imagined.to(device)]]
             goals.append(graph.nodes[j[is_joined].to(device)])
             steps.append(length[is_joined].to(device))
         return {

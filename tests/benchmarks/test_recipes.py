@@ -1,8 +1,10 @@
 import dataclasses
 import json
+import re
 
 import pytest
 
+from benchmarks.arguments import RECIPE_NAMES
 from benchmarks.recipes import RECIPES, recipe_from_json, resolve
 
 
@@ -81,3 +83,7 @@ def test_overrides_are_checked_together_and_reach_the_arguments_of_terms():
         resolve("slow-features", overrides=["critic=5"])
     with pytest.raises(ValueError, match="got 'critic.batch_size': critic is null"):
         resolve("slow-features", overrides=["critic.batch_size=5"])
+
+
+def test_the_help_names_every_recipe():
+    assert re.findall(r"[\w-]+", RECIPE_NAMES.replace(" or ", ", ")) == list(RECIPES)

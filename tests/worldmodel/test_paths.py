@@ -162,6 +162,12 @@ def test_pairs_repeat_leave_out_what_no_path_joins_and_show_imagined_starts():
     assert 3 not in which.tolist()  # no path leads from where it is nearest to
 
 
+def test_a_small_batch_has_starts_of_either_kind():
+    starts = torch.cat([PathPairs([graph()], batch_size=4, seed=0)(step)["start"][:, 0] for step in range(8)])
+    assert (starts > 50).any()
+    assert (starts < 50).any()
+
+
 def test_pairs_need_a_graph():
     with pytest.raises(ValueError, match="at least one graph, got none"):
         PathPairs([], 8, 0)
