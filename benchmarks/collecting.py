@@ -20,6 +20,7 @@ from envs.policies import (
     HeadingRandomWalk,
     Mixture,
     Policy,
+    RandomWaypoints,
     UniformRandom,
 )
 from envs.registration import make_simulator
@@ -35,6 +36,7 @@ POLICIES: dict[str, Callable[..., Any]] = {
     "door_crossing": DoorCrossing,
     "expert": Expert,
     "directed": DirectedWalk,
+    "waypoints": RandomWaypoints,
 }
 NATIVE_POLICY = {"worldmodel/MovingDot-v0": "directed", "worldmodel/TwoRooms-v0": "heading"}
 

@@ -165,3 +165,30 @@ def encode_streamed(
             batch = rows.gather(rows.starts[first : first + ENCODE_ROWS])
             parts.append(model.encode({key: batch[key][:, 0] for key in keys}).flatten(1))
     return torch.cat(parts)
+
+
+class EpisodeFrames:
+    """Frames of whole episodes, encoded.
+
+    Args:
+        model: whose encoder.
+        store: where the episodes are.
+    """
+
+    def __init__(self, model: JEPA, store: TrajectoryStore) -> None:
+        self.model, self.store = model, store
+        self.keys = list(model.observation_keys)
+        self.derived = derived_keys(store, self.keys, model.device)
+        self.sources = list(
+            dict.fromkeys(self.derived[key][0] if key in self.derived else key for key in self.keys)
+        )
+
+    def read(self, episodes: np.ndarray) -> tuple[dict[str, Tensor], np.ndarray]:
+        """Return the rows of ``episodes``, one after the other, with their actions; and their lengths."""
+        lengths = self.store.index.length[self.store.index.positions(episodes)]
+        arrays = self.store.read([*self.sources, "action"], episodes)
+        return {key: torch.from_numpy(array) for key, array in arrays.items()}, lengths
+
+    def encode(self, arrays: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        """Return the flat embeddings ``(rows, D)``."""
+        return encode_rows(self.model, arrays, rows, self.keys, self.derived)

@@ -95,9 +95,12 @@ class RefitRecipe:
     fit: FitConfig
     num_steps: int = 8  # rollout steps
     batch_size: int = 512
+    max_episodes: int | None = None  # as many at most, since their embeddings are held in memory; None: all
 
     def __post_init__(self) -> None:
         _require_positive(self, "num_steps", "batch_size")
+        if self.max_episodes is not None:
+            _require_positive(self, "max_episodes")
 
 
 @dataclass(frozen=True)
@@ -219,9 +222,8 @@ def random_layouts() -> Recipe:
         collect=CollectConfig(
             "worldmodel/TwoRooms-v0",
             {"image_size": 32, "layout": "random"},
-            policy="door_crossing",
-            # Steps up to the bound, as planners take them.
-            policy_kwargs={"walk": {"step_mean": 1.6, "step_std": 0.6, "step_max": 2.45}},
+            # Presses against walls at full speed, as planners do.
+            policy="waypoints",
             num_episodes=16_000,
             chunk=2000,
             states_only=True,
@@ -241,12 +243,14 @@ def random_layouts() -> Recipe:
             batch_size=32,
         ),
         world_model=FitConfig(num_steps=2000, lr=4e-3, num_diagnoses=2),
-        predictor=None,
+        predictor=RefitRecipe(
+            FitConfig(num_steps=2500, lr=3e-3, checkpoint_every=500), batch_size=128, max_episodes=4000
+        ),
         critic=CriticRecipe(
             FitConfig(num_steps=3000, lr=1e-3, weight_decay=1e-4, checkpoint_every=1000),
             CriticConfig(feature_dim=64, scale=20.0),
-            # 1.8 median steps of this data are about 3 px, the width of the wall, across which no neighbours may lie.
-            paths=PathConfig(near=1.8),
+            # 1.5 median steps of this data are 2.5 px, less than the wall is wide: no neighbours may lie across it.
+            paths=PathConfig(near=1.5),
         ),
         actor=ActorRecipe(
             FitConfig(num_steps=1000, lr=1e-3, checkpoint_every=500), horizon=8, batch_size=128

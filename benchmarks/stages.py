@@ -30,6 +30,7 @@ from benchmarks.diagnosing import (
 from benchmarks.path_graphs import build_path_graphs
 from benchmarks.policy_checkpoint import save_policy
 from benchmarks.preparation import (
+    EpisodeFrames,
     Windows,
     derived_keys,
     encode_resident,
@@ -240,7 +241,7 @@ class _Stages:
         if config is None:
             self._save_model(model)
             return
-        embeddings, actions, offsets = self.cached(model)
+        embeddings, actions, offsets = self._refit_frames(model, config.max_episodes)
         model.untie_norm()
         was_trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
         model.requires_grad_(False)
@@ -251,12 +252,28 @@ class _Stages:
 
         def batches(step: int) -> dict[str, Tensor]:
             rows = windows(step).to(self.device)  # (M, H + 1)
-            return {"embedding": embeddings[rows], "action": actions[rows[:, :-1]]}
+            return {"embedding": embeddings[rows].float(), "action": actions[rows[:, :-1]]}
 
         self._fit(module, batches, {"prediction": 1.0}, config.fit, "predictor")
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(was_trained[name])
         self._save_model(model)
+
+    def _refit_frames(self, model: JEPA, max_episodes: int | None) -> tuple[Tensor, Tensor, Tensor]:
+        """What the predictor is refitted on, as :meth:`cached`; a chosen part of the episodes at half precision."""
+        episodes = split_episodes(self.recipe, self.store)["train"]
+        if max_episodes is None or len(episodes) <= max_episodes:
+            return self.cached(model)
+        generator = np.random.default_rng(derive_seed(self.seed, "refit"))
+        chosen = np.sort(generator.choice(episodes, max_episodes, replace=False))
+        frames, embeddings, actions, lengths = EpisodeFrames(model, self.store), [], [], []
+        for block in np.array_split(chosen, max(1, max_episodes // 256)):
+            arrays, length = frames.read(block)
+            embeddings.append(frames.encode(arrays, torch.arange(int(length.sum()))).half())
+            actions.append(arrays["action"])
+            lengths.append(length)
+        offsets = np.concatenate([[0], np.concatenate(lengths).cumsum()])
+        return torch.cat(embeddings), torch.cat(actions).to(self.device), torch.from_numpy(offsets)
 
     def critic(self, model: JEPA, config: CriticRecipe) -> Critic:
         """Train the cost-to-go on cached embeddings, or load it."""

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from envs.simulator import Simulator, clip_action
+from envs.simulator import PlanarWorld, Simulator, clip_action
 from envs.state import State, index_state, num_worlds
 from envs.von_mises import sample_von_mises
 
@@ -233,6 +233,65 @@ class DoorCrossing:
         ahead = sim.expert(state, self._goal)
         sent = length[:, None] * _direction(torch.atan2(ahead[:, 1], ahead[:, 0]) + turn)
         return torch.where(self._is_sent[:, None], clip_action(sim, sent), walking)
+
+
+class RandomWaypoints:
+    """Heads straight for one random place after the other, for a few steps each: the random waypoint model.
+
+    (Johnson & Maltz 1996, section 4.) It presses against walls, slides along them and falls through doors, as
+    planners try to; a random walk with small steps seldom does. Walls are not avoided and nothing is rewarded.
+
+    Args:
+        patience: Steps for one place are uniform in 1 .. ``patience``, also where it cannot be reached.
+        step_min: The speed is drawn with the place, uniform from here [px] to the largest action.
+        turn: Standard deviation of each step's direction around the straight line [rad].
+    """
+
+    def __init__(self, patience: int = 16, step_min: float = 1.2, turn: float = 0.1) -> None:
+        if not (patience >= 1 and step_min >= 0 and turn >= 0):
+            raise ValueError(
+                f"patience must be >= 1, step_min and turn >= 0, got {patience}, {step_min} and {turn}"
+            )
+        self.patience, self.step_min, self.turn = patience, step_min, turn
+        self._largest = step_min  # of the simulator's actions
+        self._place = torch.empty(0)  # (B, 2) [px]
+        self._speed = torch.empty(0)  # (B,) [px]
+        self._left = torch.empty(0, dtype=torch.int64)  # (B,) steps
+
+    def reset(self, sim: Simulator, state: State, generator: torch.Generator) -> None:  # noqa: ARG002
+        """Draw the first places.
+
+        Raises:
+            ValueError: The simulator has no places to go to, or ``step_min`` is above its largest action.
+        """
+        if not isinstance(sim, PlanarWorld):
+            raise ValueError(f"RandomWaypoints must be used in a planar world, got {sim.env_id}")
+        largest = float(sim.action_high.min()) if sim.max_action_norm is None else sim.max_action_norm
+        if self.step_min > largest:
+            raise ValueError(f"step_min must be <= the largest action, {largest}, got {self.step_min}")
+        self._largest = largest
+        num = num_worlds(state)
+        self._place = torch.zeros((num, 2), device=sim.device)
+        self._speed = torch.zeros(num, device=sim.device)
+        self._left = torch.zeros(num, dtype=torch.int64, device=sim.device)
+
+    def act(self, sim: Simulator, state: State, generator: torch.Generator) -> Tensor:
+        """Return ``(B, 2)``."""
+        assert isinstance(sim, PlanarWorld)
+        num, (left, top, right, bottom) = num_worlds(state), sim.extent
+        low, high = torch.tensor([left, top]), torch.tensor([right, bottom])
+        place = (low + (high - low) * _uniform((num, 2), sim, generator).cpu()).to(sim.device)
+        speed = self.step_min + (self._largest - self.step_min) * _uniform((num,), sim, generator)
+        steps = (1 + self.patience * _uniform((num,), sim, generator)).long().clamp(max=self.patience)
+        position = sim.position(state)
+        is_done = (self._left <= 0) | ((self._place - position).norm(dim=-1) < self._speed)
+        self._place = torch.where(is_done[:, None], place, self._place)
+        self._speed = torch.where(is_done, speed, self._speed)
+        self._left = torch.where(is_done, steps, self._left) - 1
+        ahead = self._place - position
+        noise = torch.randn(num, generator=generator, device=generator.device).to(sim.device)
+        angle = torch.atan2(ahead[:, 1], ahead[:, 0]) + self.turn * noise
+        return clip_action(sim, self._speed[:, None] * _direction(angle))
 
 
 class Mixture:

@@ -12,8 +12,8 @@ Three steps, none of which needs a label:
    median steps: :func:`path_lengths` joins them and measures the shortest paths, in steps.
 3. What will the critic be asked? Planners show it imagined embeddings, which are not quite those of the encoder: a dot
    half-way in a wall, for instance, which a critic that never saw one takes to be half-way through. So the critic is also
-   trained on what the model imagines from each node under random actions, with the path from the frame that it comes
-   nearest to and the gap to it as its length (:func:`imagine_from`, :func:`nearest_nodes`).
+   trained on what the model imagines along recorded actions (:func:`imagine_from`), with the path from the frame that
+   those actions really led to as its length: where the model is wrong, the critic knows better.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class PathConfig:
     near: float = (
         3.0  # frames nearer than this many median steps are neighbours; less than what walls are wide
     )
-    imagined_steps: int = 8  # imagined embeddings lie 1 .. this many steps from a node
+    imagined_steps: int = 8  # each node is also imagined from 1 .. this many steps before it
     every: int = 2  # only each so-manieth frame of an episode is a node of its graph
 
     def __post_init__(self) -> None:
@@ -177,29 +177,21 @@ def imagine_from(model: JEPA, nodes: Tensor, actions: Tensor, num_steps: Tensor)
     return futures[torch.arange(len(nodes), device=futures.device), num_steps.to(futures.device) - 1]
 
 
-def nearest_nodes(embeddings: Tensor, nodes: Tensor, step: float) -> tuple[Tensor, Tensor]:
-    """Find for each of ``embeddings (M, D)`` the nearest of ``nodes (N, D)``: ``(M,)``, and the gap ``(M,)`` [steps]."""
-    gap, nearest = torch.cdist(embeddings, nodes).min(dim=1)
-    return nearest, gap / step
-
-
 @dataclass(frozen=True)
 class PathGraph:
-    """Frames of one world, the paths between them, and what the model imagines around them.
+    """Frames of one world, the paths between them, and what the model imagined of them.
 
     Attributes:
         nodes: ``(N, D)`` embeddings, half precision.
         steps: ``(N, N)`` [steps], infinite where no path leads; half precision, on the CPU.
         imagined: ``(M, D)`` imagined embeddings, half precision.
-        nearest: ``(M,)`` the node that each of them is nearest to, on the CPU.
-        gap: ``(M,)`` how far it is from that node [steps], on the CPU.
+        arrived: ``(M,)`` the node that the same actions really led to, on the CPU.
     """
 
     nodes: Tensor
     steps: Tensor
     imagined: Tensor
-    nearest: Tensor
-    gap: Tensor
+    arrived: Tensor
 
 
 class PathPairs:
@@ -231,9 +223,7 @@ class PathPairs:
             graph = self.graphs[index]
             i, j = torch.randint(len(graph.nodes), (2, share), generator=generator)
             k = torch.randint(len(graph.imagined), (share - half,), generator=generator)
-            length = torch.cat(
-                [graph.steps[i[:half], j[:half]], graph.steps[graph.nearest[k], j[half:]] + graph.gap[k]]
-            )
+            length = torch.cat([graph.steps[i[:half], j[:half]], graph.steps[graph.arrived[k], j[half:]]])
             device, is_joined = graph.nodes.device, length.isfinite()
             encoded, imagined = i[:half][is_joined[:half]], k[is_joined[half:]]
             starts += [graph.nodes[encoded.to(device)], graph.imagined[imagined.to(device)]]

@@ -1,5 +1,6 @@
 """The recipe of random layouts: path graphs from a store, and every stage that reads them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from benchmarks.cli import main
 from benchmarks.collecting import collect_store
 from benchmarks.path_graphs import build_path_graphs
-from benchmarks.preparation import make_model, split_episodes
+from benchmarks.preparation import EpisodeFrames, make_model, split_episodes
 from benchmarks.recipes import override, resolve
 from worldmodel.paths import PathConfig
 
@@ -32,14 +33,32 @@ def test_graphs_hold_embeddings_of_training_frames_and_repeat(store):
         assert torch.equal(a.imagined, b.imagined)
         assert torch.equal(a.steps, b.steps)
         num = 4 * len(range(0, SMOKE.collect.num_steps + 1, CONFIG.every))
-        assert a.nodes.shape == a.imagined.shape == (num, int(np.prod(model.embedding_shape)))
+        assert a.nodes.shape == (num, int(np.prod(model.embedding_shape)))
         assert a.steps.shape == (num, num)
         assert (a.steps.diagonal() == 0).all()
-        assert a.nearest.shape == a.gap.shape == (num,)
-        assert (a.gap >= 0).all()
-        assert not torch.equal(a.nodes, a.imagined)
+        assert a.imagined.shape == (len(a.arrived), *a.nodes.shape[1:])
+        first = torch.arange(num) % (num // 4) == 0  # of each episode: nothing was imagined that leads there
+        assert not first[a.arrived].any()
+        assert len(a.arrived) > num / 2
+        assert len(set(a.arrived.tolist())) == len(a.arrived)
     other = build_path_graphs(model, store, episodes, CONFIG, seed=8)
     assert any(not torch.equal(a.nodes, b.nodes) for a, b in zip(one, other, strict=True))
+
+
+def test_imagined_starts_follow_the_recorded_actions_to_the_node_they_are_labelled_with(store):
+    model = make_model(SMOKE, store, 0).eval()
+    episodes = split_episodes(SMOKE, store)["train"]
+    config = dataclasses.replace(CONFIG, imagined_steps=1)
+    (graph, *_) = build_path_graphs(model, store, episodes, config, seed=7)
+    frames = EpisodeFrames(model, store)
+    arrays, _ = frames.read(episodes)
+    everything = frames.encode(arrays, torch.arange(len(arrays["action"])))
+    for imagined, node in list(zip(graph.imagined, graph.nodes[graph.arrived], strict=True))[:5]:
+        row = int((everything.half() - node).float().norm(dim=-1).argmin())
+        before = everything[row - 1].unflatten(0, model.embedding_shape)[None]
+        with torch.no_grad():
+            expected = model.predict(before, arrays["action"][row - 1][None]).flatten()
+        torch.testing.assert_close(imagined.float(), expected, atol=2e-2, rtol=1e-2)
 
 
 def test_frames_rendered_from_states_and_stored_frames_give_the_same_graphs(store, tmp_path):
@@ -67,5 +86,5 @@ def test_the_recipe_runs_from_an_empty_disk_and_its_settings_can_be_set(tmp_path
     assert config["recipe"]["critic"]["paths"]["num_graphs"] == 2
     assert "paths" in config["seconds"]
     logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert {line["stage"] for line in logged} == {"world_model", "critic", "actor"}
+    assert {line["stage"] for line in logged} == {"world_model", "predictor", "critic", "actor"}
     assert any("path_length" in line for line in logged)

@@ -13,6 +13,7 @@ from envs.policies import (
     Expert,
     HeadingRandomWalk,
     Mixture,
+    RandomWaypoints,
     StraightLine,
     UniformRandom,
     ZeroAction,
@@ -27,6 +28,7 @@ POLICIES = {
     "expert": lambda: Expert(noise=0.5),
     "straight": StraightLine,
     "door": DoorCrossing,
+    "waypoints": RandomWaypoints,
     "mixture": lambda: Mixture({Expert(): 1.0, UniformRandom(): 3.0}),
 }
 
@@ -125,6 +127,31 @@ def test_the_walk_of_the_door_policy_can_be_given_by_its_arguments():
         DoorCrossing(walk={"step_maxx": 1.0})
 
 
+def test_waypoints_press_against_walls_and_pass_doors_where_a_walk_does_neither():
+    sim, shares, contacts = TwoRooms(layout="random", image_size=16), {}, {}
+    for name, policy in (("walk", HeadingRandomWalk()), ("waypoints", RandomWaypoints())):
+        data = collect(sim, policy, 1000, 90, generator(), keys=("proprio",))
+        wall = data["factors"]["wall_x"][:, None]
+        is_left = data["proprio"][..., 0] < wall
+        shares[name] = float((is_left.any(1) & ~is_left.all(1)).float().mean())
+        moved = data["proprio"].diff(dim=1)
+        is_blocked = (moved - data["action"][:, :-1]).norm(dim=-1) > 0.05
+        is_at_wall = (data["proprio"][:, 1:, 0] - wall).abs() < 2
+        contacts[name] = float((is_blocked & is_at_wall).float().mean())
+    assert shares["waypoints"] > 0.4 > 2 * shares["walk"]
+    assert contacts["waypoints"] > 1.5 * contacts["walk"]
+
+
+def test_waypoints_keep_a_direction_for_at_most_their_patience():
+    data = collect(TwoRooms(), RandomWaypoints(patience=3, turn=0.0), 200, 40, generator(), keys=("proprio",))
+    action = data["action"][:, :-1]
+    kept = ((action[:, 1:] - action[:, :-1]).norm(dim=-1) < 1e-3).float()
+    runs = kept.unfold(1, 3, 1).sum(-1)  # 4 equal actions in a row: longer than the patience
+    assert float((runs == 3).float().mean()) < 0.01
+    assert float(kept.mean()) > 0.2
+    assert action.norm(dim=-1).min() > 1.19
+
+
 def test_the_expert_changes_rooms_again_and_again_and_the_straight_line_does_not():
     sim = TwoRooms()
     crossing = {}
@@ -192,6 +219,10 @@ def test_bad_input_is_refused_with_the_rule_and_the_value():
         Mixture({ZeroAction(): -1.0})
     with pytest.raises(ValueError, match="step lengths must have a positive std"):
         HeadingRandomWalk(step_std=0.0)
+    with pytest.raises(ValueError, match="patience must be >= 1, step_min and turn >= 0, got 0"):
+        RandomWaypoints(patience=0)
+    with pytest.raises(ValueError, match="step_min must be <= the largest action, 2.45, got 3"):
+        collect(sim, RandomWaypoints(step_min=3.0), 2, 2, generator())
     with pytest.raises(ValueError, match="kappa must be finite and at least 0, got -1"):
         collect(sim, HeadingRandomWalk(kappa=-1.0), 2, 2, generator())
     with pytest.raises(

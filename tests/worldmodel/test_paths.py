@@ -14,7 +14,6 @@ from worldmodel.paths import (
     imagine_from,
     median_step,
     nearest_episodes,
-    nearest_nodes,
     path_lengths,
 )
 
@@ -124,23 +123,15 @@ def test_imagined_embeddings_are_rollouts_of_each_node_s_own_length():
         torch.testing.assert_close(imagined[i], alone)
 
 
-def test_an_embedding_in_a_gap_is_further_than_the_node_beside_it():
-    nodes = torch.tensor([[0.0, 0.0], [10.0, 0.0]])
-    nearest, gap = nearest_nodes(torch.tensor([[1.0, 0.0], [9.5, 0.0]]), nodes, step=0.5)
-    assert nearest.tolist() == [0, 1]
-    assert gap.tolist() == [2.0, 1.0]
-
-
 def graph(seed=0, num=8):
     generator = torch.Generator().manual_seed(seed)
-    steps = torch.rand(num, num, generator=generator) * 9
+    steps = 100.0 * torch.arange(num)[:, None] + torch.rand(num, num, generator=generator) * 9
     steps[0] = torch.inf
     return PathGraph(
         nodes=torch.randn(num, 3, generator=generator).half(),
         steps=steps.half(),
         imagined=100 + torch.arange(5.0)[:, None].expand(5, 3).half(),
-        nearest=torch.tensor([3, 4, 0, 6, 7]),
-        gap=torch.tensor([1000.0, 2000.0, 3000.0, 4000.0, 5000.0]),
+        arrived=torch.tensor([3, 4, 0, 6, 7]),
     )
 
 
@@ -156,10 +147,10 @@ def test_pairs_repeat_leave_out_what_no_path_joins_and_show_imagined_starts():
     is_imagined = first["start"][:, 0] > 50
     assert 0.2 < float(is_imagined.float().mean()) < 0.8
     assert (first["goal"][:, 0] < 50).all()
-    thousands = (first["steps"] / 1000).round()  # the gap, beside steps below 9
-    which = torch.where(is_imagined, first["start"][:, 0] - 99, 0)
-    torch.testing.assert_close(thousands, which)
-    assert 3 not in which.tolist()  # no path leads from where it is nearest to
+    hundreds = (first["steps"][is_imagined] / 100).round().long()  # the node whose path is the target
+    which = first["start"][is_imagined, 0].long() - 100
+    assert torch.equal(hundreds, graphs[0].arrived[which])
+    assert 2 not in which.tolist()  # no path leads from where its actions led
 
 
 def test_a_small_batch_has_starts_of_either_kind():
@@ -179,7 +170,7 @@ def test_a_critic_learns_the_lengths_of_paths():
     steps = 40 * (position - position.T).abs()
     points = torch.cat([position, position.square()], dim=1)
     pairs = PathPairs(
-        [PathGraph(points.half(), steps.half(), points.half(), torch.arange(60), torch.zeros(60))],
+        [PathGraph(points.half(), steps.half(), points.half(), torch.arange(60))],
         128,
         seed=0,
     )
