@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.evaluation import make_mpc, simulator_bounds
-from benchmarks.policy_checkpoint import load_policy
+from benchmarks.policy_checkpoint import POLICIES, load_policy, policy_folder
 from benchmarks.recipes import PlannerRecipe, like
 from benchmarks.runs import require_part
 from benchmarks.seeding import make_generator
@@ -20,6 +20,7 @@ from envs.simulator import Simulator
 from envs.state import State
 from planners import PLANNERS
 from planners.agent import Agent
+from planners.policy import GoalPolicy
 from worldmodel.checkpoint import CheckpointError, load_jepa
 from worldmodel.costs import ActionEffort, Cost, LastDistance, SummedDistance
 from worldmodel.critic import Critic, load_critic
@@ -116,26 +117,28 @@ class LearnedActor:
     Args:
         run: the trained run.
         simulator: renders the observations.
-        mode: ``"1"`` or ``"2"``.
+        mode: ``"1"``, ``"2"``, or ``"2+1"``: the policy proposes the planner's first candidate.
         planner: planner of mode 2.
         seed: of the planner's samples.
+        policy: which of the run's policies, see :data:`benchmarks.policy_checkpoint.POLICIES`.
     """
 
     def __init__(
-        self, run: TrainedRun, simulator: Simulator, *, mode: str, planner: PlannerRecipe, seed: int
+        self,
+        run: TrainedRun,
+        simulator: Simulator,
+        *,
+        mode: str,
+        planner: PlannerRecipe,
+        seed: int,
+        policy: str = "imagination",
     ) -> None:
         self.run, self.simulator = run, simulator
         model, device = run.model, run.device
         bounds = simulator_bounds(simulator).to(device)
-        needs_policy = mode == "1" or planner.policy_proposal
-        policy = None
-        if needs_policy:
-            policy = load_policy(
-                require_part(
-                    run.path, "policy", "its recipe trains none, or `worldmodel train` was not finished"
-                ),
-                device,
-            )
+        self.mode, self.policy = mode, policy
+        acting = "1" if mode == "1" else "2"
+        needs_policy = "1" in mode or planner.policy_proposal
         has_memory = model.predictor.context > 0
         generator = (
             make_generator(seed, "planner")
@@ -145,10 +148,10 @@ class LearnedActor:
         self.agent = Agent(
             model,
             bounds,
-            mode=mode,
-            policy=policy,
-            mpc=make_mpc(planner, bounds, generator) if mode == "2" else None,
-            cost=make_cost(planner.cost, run) if mode == "2" else None,
+            mode=acting,
+            policy=_load_policy(run, policy) if needs_policy else None,
+            mpc=make_mpc(planner, bounds, generator) if acting == "2" else None,
+            cost=make_cost(planner.cost, run) if acting == "2" else None,
             empty_memory=model.empty_memory if has_memory else None,
             remember=model.remember if has_memory else None,
         )
@@ -165,6 +168,14 @@ class LearnedActor:
     def act(self, seen: dict[str, Tensor]) -> Tensor:
         """Choose actions ``(B, A)``."""
         return self.agent.act(seen).to(self.simulator.device)
+
+
+def _load_policy(run: TrainedRun, name: str) -> GoalPolicy:
+    require_known("policy", name, POLICIES)
+    hint = "its recipe trains none, or `worldmodel train` was not finished"
+    if name != "imagination":
+        hint = f"`worldmodel distill {run.path} --method {name}` trains it"
+    return load_policy(require_part(run.path, policy_folder(run.path, name).name, hint), run.device)
 
 
 def with_planner(

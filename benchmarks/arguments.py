@@ -17,6 +17,7 @@ errors with a traceback:   WORLDMODEL_TRACEBACK=1 worldmodel VERB ...
 
 
 Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
+POLICIES = ("imagination", "dagger", "inverse")  # of benchmarks.policy_checkpoint, which is slow to import
 RECIPE_NAMES = "two-rooms, random-layouts, moving-dot or slow-features"
 
 
@@ -121,6 +122,7 @@ def build_parser() -> Parser:
         _add_run,
         _add_collect,
         _add_train,
+        _add_distill,
         _add_evaluate,
         _add_diagnose,
         _add_probe,
@@ -216,7 +218,15 @@ def _add_evaluate(verbs: Verbs) -> None:
     evaluate.add_argument("--episodes", type=positive_int, help="tasks (default: the recipe's)")
     evaluate.add_argument("--steps", type=positive_int, help="budget of env steps (default: the recipe's)")
     evaluate.add_argument(
-        "--mode", choices=("1", "2"), help="act by policy (1) or by planning (2); default both"
+        "--mode",
+        choices=("1", "2", "2+1"),
+        help="act by policy (1), by planning (2), or by planning from the policy's proposal (2+1); default 1 and 2",
+    )
+    evaluate.add_argument(
+        "--policy",
+        choices=POLICIES,
+        default="imagination",
+        help="which of the run's policies: its own (imagination, the default) or a distilled one",
     )
     evaluate.add_argument("--planner", help="cem, icem, mppi, gradient, cem_gradient or random_shooting")
     evaluate.add_argument(
@@ -230,6 +240,34 @@ def _add_evaluate(verbs: Verbs) -> None:
         "--no-references", action="store_true", help="leave out zero, random, expert, oracle"
     )
     _common(evaluate, out="RUN", seed="of the planner's samples (default: the run's)", seed_default=None)
+
+
+def _add_distill(verbs: Verbs) -> None:
+    """From a run to another Mode-1 policy."""
+    distill = verbs.add_parser(
+        "distill",
+        help="compile the planner of a trained run into a Mode-1 policy",
+        description="Train a policy beside the run's own: on what the planner does in closed loop on worlds of the "
+        "training split (dagger), or on the actions of the run's data (inverse).",
+        epilog="then: worldmodel evaluate RUN --mode 1 --policy METHOD",
+    )
+    distill.add_argument("run", metavar="RUN", help="folder of a trained run")
+    distill.add_argument("--method", choices=POLICIES[1:], default="dagger", help="default dagger")
+    distill.add_argument(
+        "--set",
+        dest="settings",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="rounds, episodes, num_steps, train_steps, max_lag, max_episodes, lr, batch_size or hidden_dims",
+    )
+    distill.add_argument("--planner", help="the teacher (default: the recipe's planner)")
+    distill.add_argument(
+        "--planner-args", nargs="+", metavar="KEY=VALUE", help="e.g. num_samples=128 horizon=16"
+    )
+    distill.add_argument("--seed", type=seed_int, help="of worlds, weights and batches (default: the run's)")
+    distill.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")
+    distill.add_argument("--threads", type=positive_int, help="CPU threads (default: torch's)")
+    _json(distill)
 
 
 def _add_diagnose(verbs: Verbs) -> None:

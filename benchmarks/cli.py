@@ -181,6 +181,39 @@ def train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def distill(arguments: argparse.Namespace) -> int:
+    """Compile the planner of a trained run into a policy."""
+    _prepare(arguments)
+    from benchmarks.agents import with_planner
+    from benchmarks.display import make_console, progress_bar
+    from benchmarks.distilling import DistillConfig, distill_run
+    from benchmarks.recipes import with_settings
+    from benchmarks.runs import read_recipe
+
+    run = Path(arguments.run)
+    planner = with_planner(
+        read_recipe(run).planner, arguments.planner, list(key_values(arguments.planner_args).items())
+    )
+    config = with_settings(DistillConfig(), key_values(arguments.settings))
+    console = make_console(arguments.quiet)
+    with progress_bar(console, "steps") as update:
+        facts = distill_run(
+            run,
+            arguments.method,
+            config,
+            planner=planner,
+            seed=arguments.seed,
+            device=arguments.device,
+            on_step=update,
+        )
+    console.print(
+        f"{facts['demonstrations']} demonstrations, {facts['seconds']:.0f} s; "
+        f"now: worldmodel evaluate {run} --mode 1 --policy {arguments.method}"
+    )
+    _emit(arguments, facts)
+    return 0
+
+
 def evaluate(arguments: argparse.Namespace) -> int:
     """Evaluate a trained run."""
     _prepare(arguments)
@@ -204,6 +237,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
             run,
             out=Path(arguments.out) if arguments.out else run,
             modes=(arguments.mode,) if arguments.mode else None,
+            policy=arguments.policy,
             with_references=not arguments.no_references,
             planner=planner,
             evaluation=evaluation,
@@ -412,6 +446,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "collect": collect,
     "train": train,
+    "distill": distill,
     "evaluate": evaluate,
     "diagnose": diagnose,
     "probe": probe,

@@ -23,7 +23,7 @@ from rich.text import Text
 from worldmodel.alarm import Alarm
 from worldmodel.training import DIAGNOSTIC
 
-AGENT_ORDER = ("mode-2", "mode-1", "oracle", "expert", "straight-line", "random", "zero")
+AGENT_ORDER = ("mode-2", "mode-2+1", "mode-1", "oracle", "expert", "straight-line", "random", "zero")
 
 STATISTICS = {  # what a diagnosis calls its numbers, and how to read them
     "action_r2": ("action R²", "actions read off the embedding's motion, held out: 1 fully, 0 not at all"),
@@ -130,7 +130,8 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in sorted(rows, key=_order):
         low, high = row["ci95"]
         steps = row["steps_to_success"]["median"]
-        name = row["agent"] if row["planner"] is None else f"{row['agent']} ({row['planner']})"
+        parts = [part for part in (row["planner"], row.get("policy")) if part]
+        name = f"{row['agent']} ({', '.join(parts)})" if parts else row["agent"]
         table.add_row(
             name,
             f"{100 * row['success_rate']:.1f}",

@@ -34,7 +34,7 @@ from benchmarks.runs import RunError, add_results, command_line, read_config, re
 from benchmarks.seeding import derive_seed
 
 OnStep = Callable[[str, int, int, Mapping[str, float]], None]  # agent, step, steps in all, scalars
-RECORDED = {"mode-2": 12, "mode-1": 4}  # episodes kept for the report
+RECORDED = {"mode-2": 12, "mode-2+1": 4, "mode-1": 4}  # episodes kept for the report
 
 
 def evaluate_run(
@@ -42,6 +42,7 @@ def evaluate_run(
     *,
     out: Path | None = None,
     modes: tuple[str, ...] | None = None,
+    policy: str = "imagination",
     with_references: bool = True,
     planner: PlannerRecipe | None = None,
     evaluation: EvaluationRecipe | None = None,
@@ -55,7 +56,9 @@ def evaluate_run(
     Args:
         run: folder of the run.
         out: where ``results.json`` and ``media/`` go; None is the run itself.
-        modes: which modes of the agent; None is both, or mode 2 alone where the recipe trains no policy.
+        modes: which modes of the agent, of "1", "2" and "2+1"; None is 1 and 2, or mode 2 alone where the recipe trains
+            no policy.
+        policy: which of the run's policies acts in mode 1 or proposes in mode 2+1.
         with_references: also evaluate zero, random, straight line, expert and oracle.
         planner: settings of mode 2; None takes the recipe's.
         evaluation: tasks; None takes the recipe's.
@@ -71,7 +74,7 @@ def evaluate_run(
     out = out or run
     if modes is None:
         modes = ("2",) if recipe.actor is None else ("1", "2")
-    if "1" in modes and recipe.actor is None:
+    if recipe.actor is None and policy == "imagination" and any("1" in mode for mode in modes):
         raise RunError(f"mode 1 must have a policy, got {run} of the recipe {recipe.name}, which trains none")
     planner = planner or recipe.planner
     evaluation = evaluation or recipe.evaluation
@@ -85,7 +88,7 @@ def evaluate_run(
     media: list[dict[str, Any]] = []
     for mode in sorted(modes, reverse=True):
         actor = LearnedActor(
-            trained, simulator, mode=mode, planner=planner, seed=derive_seed(seed, "act", mode)
+            trained, simulator, mode=mode, planner=planner, seed=derive_seed(seed, "act", mode), policy=policy
         )
         name = f"mode-{mode}"
         row, entries = _evaluate_mode(name, actor, trained, tasks, planner, seed, with_media, on_step)
@@ -112,9 +115,9 @@ def evaluate_run(
         write_json(out / "config.json", {**config, "evaluate": settings, "command": command_line()})
     if with_media and is_planar(simulator):
         write_episodes(out / "media" / "episodes.json", simulator, media)
-        policy = make_data_policy(recipe.collect.policy, recipe.collect.policy_kwargs)
+        data_policy = make_data_policy(recipe.collect.policy, recipe.collect.policy_kwargs)
         inspect_seed = derive_seed(seed, "inspect")
-        write_probe(out / "media" / "probe.json", trained, simulator, policy, inspect_seed)
+        write_probe(out / "media" / "probe.json", trained, simulator, data_policy, inspect_seed)
         write_cost_maps(out / "media" / "cost_map.json", trained, simulator, inspect_seed)
     return rows
 
@@ -142,14 +145,20 @@ def _evaluate_mode(
         episodes,
         tasks,
         agent=name,
-        planner=planner if name == "mode-2" else None,
+        planner=planner if actor.agent.mpc is not None else None,
+        policy=actor.policy if actor.agent.policy is not None else None,
         model=trained.path.name,
         seed=seed,
         device=str(trained.device),
     )
     simulator = actor.simulator
     alone = LearnedActor(
-        trained, simulator, mode=actor.agent.mode, planner=planner, seed=derive_seed(seed, "latency")
+        trained,
+        simulator,
+        mode=actor.mode,
+        planner=planner,
+        seed=derive_seed(seed, "latency"),
+        policy=actor.policy,
     )
     row["latency_ms"] = measure_latency(simulator, alone, tasks)
     if not (with_media and is_planar(simulator)):

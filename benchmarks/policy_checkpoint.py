@@ -9,6 +9,13 @@ import torch
 from planners.policy import GoalPolicy
 from worldmodel.checkpoint import CheckpointError, load_folder, load_state, save_folder, state_tensors
 
+POLICIES = ("imagination", "dagger", "inverse")  # the recipe's own, and what `distill` adds
+
+
+def policy_folder(run: Path, name: str) -> Path:
+    """Return where a run keeps the policy ``name``."""
+    return run / ("policy" if name == "imagination" else f"policy-{name}")
+
 
 def save_policy(path: Path, policy: GoalPolicy) -> None:
     """Write the policy as a checkpoint folder."""

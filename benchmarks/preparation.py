@@ -192,3 +192,22 @@ class EpisodeFrames:
     def encode(self, arrays: Mapping[str, Tensor], rows: Tensor) -> Tensor:
         """Return the flat embeddings ``(rows, D)``."""
         return encode_rows(self.model, arrays, rows, self.keys, self.derived)
+
+
+@torch.no_grad()
+def encode_episodes(
+    model: JEPA, store: TrajectoryStore, episodes: np.ndarray
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Encode all frames of some episodes, at half precision.
+
+    Returns:
+        Flat embeddings ``(rows, D)``, actions ``(rows, A)`` and offsets ``(E + 1,)`` of the episodes.
+    """
+    frames, embeddings, actions, lengths = EpisodeFrames(model, store), [], [], []
+    for block in np.array_split(episodes, max(1, len(episodes) // 256)):
+        arrays, length = frames.read(block)
+        embeddings.append(frames.encode(arrays, torch.arange(int(length.sum()))).half())
+        actions.append(arrays["action"])
+        lengths.append(length)
+    offsets = np.concatenate([[0], np.concatenate(lengths).cumsum()])
+    return torch.cat(embeddings), torch.cat(actions).to(model.device), torch.from_numpy(offsets)

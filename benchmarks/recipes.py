@@ -18,7 +18,8 @@ from worldmodel.paths import PathConfig
 from worldmodel.training import FitConfig
 
 
-def _require_positive(config: object, *names: str) -> None:
+def require_positive(config: object, *names: str) -> None:
+    """Raise one sentence where one of the named fields is below 1."""
     for name in names:
         if getattr(config, name) < 1:
             raise ValueError(f"{type(config).__name__}.{name} must be >= 1, got {getattr(config, name)}")
@@ -43,7 +44,7 @@ class CollectConfig:
     states_only: bool = False  # store simulator states, render in the batch
 
     def __post_init__(self) -> None:
-        _require_positive(self, "num_episodes", "num_steps", "chunk")
+        require_positive(self, "num_episodes", "num_steps", "chunk")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class ObjectiveRecipe:
     detach_predictions: bool = False  # true: prediction errors train the predictor only
 
     def __post_init__(self) -> None:
-        _require_positive(self, "rollout_steps", "batch_size")
+        require_positive(self, "rollout_steps", "batch_size")
         if not self.weights or not all(_is_number(weight) for weight in self.weights.values()):
             raise ValueError(f"objective.weights must be numbers by name, at least one, got {self.weights}")
         if self.window <= self.rollout_steps:
@@ -98,9 +99,9 @@ class RefitRecipe:
     max_episodes: int | None = None  # as many at most, since their embeddings are held in memory; None: all
 
     def __post_init__(self) -> None:
-        _require_positive(self, "num_steps", "batch_size")
+        require_positive(self, "num_steps", "batch_size")
         if self.max_episodes is not None:
-            _require_positive(self, "max_episodes")
+            require_positive(self, "max_episodes")
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class CriticRecipe:
     paths: PathConfig | None = None
 
     def __post_init__(self) -> None:
-        _require_positive(self, "batch_size")
+        require_positive(self, "batch_size")
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class ActorRecipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_dims", tuple(self.hidden_dims))
-        _require_positive(self, "horizon", "batch_size")
+        require_positive(self, "horizon", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -472,6 +473,15 @@ def _set(kind: type | None, values: dict[str, Any], path: Sequence[str], text: s
         raise ValueError(f"{full} must be an object with its settings, got {value!r}")
     else:
         values[head] = value if nested is not None else like(values.get(head), value, full)
+
+
+def with_settings(config: Any, settings: Mapping[str, Any]) -> Any:  # noqa: ANN401  # any frozen dataclass
+    """Return ``config`` with fields replaced; an unknown name or another type is a ``ValueError``."""
+    changes = {}
+    for name, value in settings.items():
+        require_known("setting", name, [f.name for f in dataclasses.fields(config)])
+        changes[name] = like(getattr(config, name), value, name)
+    return dataclasses.replace(config, **changes)
 
 
 def _parse(text: str) -> Any:  # noqa: ANN401

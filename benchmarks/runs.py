@@ -145,10 +145,20 @@ def read_results(run: Path) -> list[dict[str, Any]]:
 
 
 def add_results(run: Path, evaluations: list[dict[str, Any]]) -> None:
-    """Add evaluations; one of the same agent, planner settings, tasks and seed takes the place of the earlier."""
+    """Add evaluations; one of the same agent, planner settings, policy, tasks and seed takes the place of the earlier."""
 
     def key(row: Mapping[str, Any]) -> str:
-        same = ("agent", "planner_settings", "task", "split", "episodes", "num_steps", "task_seed", "seeds")
+        same = (
+            "agent",
+            "planner_settings",
+            "policy",
+            "task",
+            "split",
+            "episodes",
+            "num_steps",
+            "task_seed",
+            "seeds",
+        )
         return json.dumps([row.get(name) for name in same], sort_keys=True)
 
     fresh = {key(row) for row in evaluations}

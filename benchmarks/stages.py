@@ -30,9 +30,9 @@ from benchmarks.diagnosing import (
 from benchmarks.path_graphs import build_path_graphs
 from benchmarks.policy_checkpoint import save_policy
 from benchmarks.preparation import (
-    EpisodeFrames,
     Windows,
     derived_keys,
+    encode_episodes,
     encode_resident,
     encode_streamed,
     label_dims,
@@ -266,14 +266,7 @@ class _Stages:
             return self.cached(model)
         generator = np.random.default_rng(derive_seed(self.seed, "refit"))
         chosen = np.sort(generator.choice(episodes, max_episodes, replace=False))
-        frames, embeddings, actions, lengths = EpisodeFrames(model, self.store), [], [], []
-        for block in np.array_split(chosen, max(1, max_episodes // 256)):
-            arrays, length = frames.read(block)
-            embeddings.append(frames.encode(arrays, torch.arange(int(length.sum()))).half())
-            actions.append(arrays["action"])
-            lengths.append(length)
-        offsets = np.concatenate([[0], np.concatenate(lengths).cumsum()])
-        return torch.cat(embeddings), torch.cat(actions).to(self.device), torch.from_numpy(offsets)
+        return encode_episodes(model, self.store, chosen)
 
     def critic(self, model: JEPA, config: CriticRecipe) -> Critic:
         """Train the cost-to-go on cached embeddings, or load it."""

@@ -17,7 +17,11 @@ from benchmarks.report.wording import (
     title,
 )
 
-_ACTORS = {"mode-2": "Planning on the learned model (Mode-2)", "mode-1": "The policy alone (Mode-1)"}
+_ACTORS = {
+    "mode-2": "Planning on the learned model (Mode-2)",
+    "mode-2+1": "Planning from the policy's proposal (Mode-2 with Mode-1)",
+    "mode-1": "The policy alone (Mode-1)",
+}
 
 
 def header(files: RunFiles) -> str:

@@ -22,6 +22,7 @@ Evaluation = Json
 
 _MODES = {
     "mode-2": "plans on the learned model",
+    "mode-2+1": "plans, the policy proposes first",
     "mode-1": "policy alone, no planning",
 }
 _REFERENCES = {

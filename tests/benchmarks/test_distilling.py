@@ -1,0 +1,101 @@
+"""``distill`` on a trained run, and acting by what it wrote."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+
+from benchmarks import arguments
+from benchmarks.cli import main
+from benchmarks.distilling import DistillConfig, distill_run
+from benchmarks.policy_checkpoint import POLICIES, load_policy, policy_folder
+from tests.benchmarks.runs import smoke_run
+
+SMALL = DistillConfig(rounds=2, episodes=6, num_steps=3, train_steps=4, batch_size=8, hidden_dims=(16,))
+
+
+@pytest.fixture
+def run(tmp_path):
+    shutil.copytree(smoke_run(), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_the_command_line_knows_the_same_policies():
+    assert arguments.POLICIES == POLICIES
+
+
+def test_dagger_asks_the_planner_in_every_state_of_all_rounds_and_repeats(run):
+    before = (run / "policy" / "model.safetensors").read_bytes()
+    facts = distill_run(run, "dagger", SMALL)
+    assert facts["demonstrations"] == 2 * 6 * 3
+    assert facts["planner"]["name"] == "cem"
+    first = load_policy(policy_folder(run, "dagger"))
+    assert first.hidden_dims == (16,)
+    distill_run(run, "dagger", SMALL)
+    again = load_policy(policy_folder(run, "dagger"))
+    for one, two in zip(first.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+    distill_run(run, "dagger", SMALL, seed=5)
+    other = load_policy(policy_folder(run, "dagger"))
+    assert not torch.equal(first.layers[0].weight, other.layers[0].weight)
+    assert (run / "policy" / "model.safetensors").read_bytes() == before
+
+
+def test_both_methods_are_kept_and_evaluated_by_name(run, capsys):
+    small = ["episodes=6", "num_steps=3", "rounds=1", "train_steps=4", "hidden_dims=[16]"]
+    for method in ("dagger", "inverse"):
+        distill = ["distill", str(run), "--method", method, "--set", *small, "--quiet"]
+        assert main(distill) == 0
+    assert json.loads((run / "distill.json").read_text()).keys() == {"dagger", "inverse"}
+    common = ["evaluate", str(run), "--episodes", "4", "--steps", "2", "--no-references", "--quiet", "--json"]
+    capsys.readouterr()
+    shown = {}
+    for mode, policy in (("1", "imagination"), ("1", "dagger"), ("1", "inverse"), ("2+1", "dagger")):
+        assert main([*common, "--mode", mode, "--policy", policy]) == 0
+        (row,) = json.loads(capsys.readouterr().out)["evaluations"]
+        assert (row["agent"], row["policy"]) == (f"mode-{mode}", policy)
+        assert (row["planner"] is None) == (mode == "1")
+        shown[mode, policy] = row
+    kept = json.loads((run / "results.json").read_text())["evaluations"]
+    assert len(kept) == len(shown)
+    assert main(["report", str(run), "--quiet"]) == 0
+    page = (run / "report.html").read_text()
+    assert "policy alone, no planning" in page
+    assert "dagger" in page
+
+
+def test_a_policy_that_was_not_distilled_is_one_sentence(run, capsys):
+    assert main(["evaluate", str(run), "--mode", "1", "--policy", "inverse", "--quiet"]) == 1
+    message = capsys.readouterr().err
+    assert "run must have a trained policy-inverse" in message
+    assert "worldmodel distill" in message
+    assert "Traceback" not in message
+
+
+def test_a_run_without_a_policy_of_its_own_can_be_distilled(tmp_path, capsys):
+    """Planning by distances needs no critic, and imitating needs neither."""
+    shutil.copytree(smoke_run("slow-features"), tmp_path / "run")
+    facts = distill_run(tmp_path / "run", "dagger", SMALL)
+    assert facts["planner"]["cost"] == "last_distance"
+    common = ["evaluate", str(tmp_path / "run"), "--episodes", "4", "--steps", "2", "--quiet"]
+    assert main([*common, "--mode", "1", "--policy", "dagger"]) == 0
+    assert main([*common, "--mode", "1"]) == 1
+    assert "trains none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["rounds=0"], "DistillConfig.rounds must be >= 1, got 0"),
+        (["lr=0"], "lr must be > 0, got 0"),
+        (["round=2"], "setting must be one of .*did you mean 'rounds'"),
+        (["rounds=2.5"], "rounds must be of type int, got 2.5"),
+    ],
+)
+def test_bad_settings_are_one_sentence(run, capsys, settings, sentence):
+    assert main(["distill", str(run), "--set", *settings, "--quiet"]) == 1
+    message = capsys.readouterr().err
+    assert len(message.strip().splitlines()) == 1
+    assert re.search(sentence, message)
