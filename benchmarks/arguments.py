@@ -18,7 +18,7 @@ errors with a traceback:   WORLDMODEL_TRACEBACK=1 worldmodel VERB ...
 
 Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 POLICIES = ("imagination", "dagger", "inverse")  # of benchmarks.policy_checkpoint, which is slow to import
-RECIPE_NAMES = "two-rooms, random-layouts, moving-dot or slow-features"
+RECIPE_NAMES = "two-rooms, two-rooms-small, two-rooms-full, moving-dot or slow-features"
 
 
 class UsageError(ValueError):
@@ -156,6 +156,11 @@ def _add_run(verbs: Verbs) -> None:
         description="Collect, train, evaluate and report one recipe; goes on where a killed call stopped.",
     )
     run.add_argument("recipe", metavar="RECIPE", help=RECIPE_NAMES)
+    run.add_argument(
+        "--size",
+        choices=("small", "full"),
+        help="two-rooms with a new layout per episode: small for a CPU, full for a GPU",
+    )
     _objective(run)
     _common(run, out="runs/<RECIPE>-seed<SEED>", seed="of everything")
     _preset(run)

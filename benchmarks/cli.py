@@ -83,7 +83,10 @@ def quickstart(arguments: argparse.Namespace) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """From nothing to a report, with any recipe."""
-    return _run_recipe(arguments, arguments.recipe, arguments.objective, arguments.recipe)
+    from benchmarks.recipes import sized
+
+    name = sized(arguments.recipe, arguments.size)
+    return _run_recipe(arguments, name, arguments.objective, name)
 
 
 def _run_recipe(arguments: argparse.Namespace, name: str, objective: str | None, folder: str) -> int:

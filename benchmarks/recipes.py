@@ -212,14 +212,14 @@ def two_rooms() -> Recipe:
     )
 
 
-def random_layouts() -> Recipe:
-    """Two Rooms, a new layout per episode, evaluated on layouts never seen, a laptop CPU.
+def two_rooms_small() -> Recipe:
+    """Two Rooms at the size of two CPU cores: a new layout per episode, evaluated on layouts never seen.
 
     A feature map keeps the wall and the door where a vector drops them, its convolutional predictor knows collisions
     wherever they happen, the action contrast keeps the dot, and the critic is regressed on shortest paths.
     """
     return Recipe(
-        name="random-layouts",
+        name="two-rooms-small",
         collect=CollectConfig(
             "worldmodel/TwoRooms-v0",
             {"image_size": 32, "layout": "random"},
@@ -257,9 +257,44 @@ def random_layouts() -> Recipe:
             FitConfig(num_steps=1000, lr=1e-3, checkpoint_every=500), horizon=8, batch_size=128
         ),
         planner=PlannerRecipe(
-            args={"num_samples": 48, "num_iters": 2, "num_elites": 6, "min_std": 0.1},
+            args={"num_samples": 24, "num_iters": 2, "num_elites": 4, "min_std": 0.1},
         ),
         evaluation=EvaluationRecipe(num_tasks=200),
+    )
+
+
+def two_rooms_full() -> Recipe:
+    """Two Rooms at the peers' size, for a GPU: 65 x 65 frames, four times the data, a wider model."""
+    small = two_rooms_small()
+    assert small.predictor is not None
+    assert small.critic is not None
+    assert small.actor is not None
+    return dataclasses.replace(
+        small,
+        name="two-rooms-full",
+        collect=dataclasses.replace(
+            small.collect, env_kwargs={"image_size": 65, "layout": "random"}, num_episodes=32_000
+        ),
+        model=dataclasses.replace(
+            small.model,
+            # 65 -> 32 -> 16 -> 16 rows and columns, pooled to 8: the map of the small size, of finer frames.
+            encoder_args={
+                "channels": [32, 64, 64, 64],
+                "kernels": [5, 5, 3, 3],
+                "strides": [2, 2, 1, 1],
+                "pool": 2,
+                "feature_map": True,
+            },
+            predictor_args={"hidden_channels": 64, "num_layers": 4},
+        ),
+        objective=dataclasses.replace(small.objective, batch_size=128),
+        world_model=dataclasses.replace(small.world_model, num_steps=4000),
+        predictor=dataclasses.replace(
+            small.predictor,
+            fit=dataclasses.replace(small.predictor.fit, num_steps=4000),
+            batch_size=512,
+            max_episodes=16_000,
+        ),
     )
 
 
@@ -343,11 +378,31 @@ def slow_features() -> Recipe:
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "two-rooms": two_rooms,
-    "random-layouts": random_layouts,
+    "two-rooms-small": two_rooms_small,
+    "two-rooms-full": two_rooms_full,
     "moving-dot": moving_dot,
     "slow-features": slow_features,
 }
 PRESETS = ("default", "smoke")
+
+
+SIZES = ("small", "full")
+
+
+def sized(name: str, size: str | None) -> str:
+    """Return the name of the recipe ``name`` at a size, or the name itself where no size is given.
+
+    Raises:
+        ValueError: the recipe has no such size.
+    """
+    if size is None:
+        return name
+    if f"{name}-{size}" not in RECIPES:
+        having = ", ".join(key.removesuffix("-small") for key in RECIPES if key.endswith("-small"))
+        raise ValueError(
+            f"size must be given for a recipe that has sizes ({having}), got {size!r} for {name!r}"
+        )
+    return f"{name}-{size}"
 
 
 def resolve(name: str, preset: str = "default", overrides: Sequence[str] = ()) -> Recipe:

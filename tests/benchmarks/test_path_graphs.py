@@ -1,4 +1,4 @@
-"""The recipe of random layouts: path graphs from a store, and every stage that reads them."""
+"""Two Rooms with a new layout per episode: path graphs from a store, and every stage that reads them."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from benchmarks.preparation import EpisodeFrames, make_model, split_episodes
 from benchmarks.recipes import override, resolve
 from worldmodel.paths import PathConfig
 
-SMOKE = resolve("random-layouts", "smoke")
+SMOKE = resolve("two-rooms-small", "smoke")
 CONFIG = PathConfig(num_graphs=3, episodes_per_graph=4, static_frames=4)
 
 
@@ -77,10 +77,10 @@ def test_frames_rendered_from_states_and_stored_frames_give_the_same_graphs(stor
 
 def test_the_recipe_runs_from_an_empty_disk_and_its_settings_can_be_set(tmp_path):
     out = tmp_path / "run"
-    arguments = ["run", "random-layouts", "--preset", "smoke", "--out", str(out), "--quiet"]
+    arguments = ["run", "two-rooms", "--size", "small", "--preset", "smoke", "--out", str(out), "--quiet"]
     assert main([*arguments, "--set", "critic.paths.num_graphs=2", "--json", str(tmp_path / "s.json")]) == 0
     summary = json.loads((tmp_path / "s.json").read_text())
-    assert summary["recipe"] == "random-layouts"
+    assert summary["recipe"] == "two-rooms-small"
     assert set(summary["agents"]) >= {"mode-2", "mode-1", "oracle", "random", "zero"}
     config = json.loads((out / "config.json").read_text())
     assert config["recipe"]["critic"]["paths"]["num_graphs"] == 2
@@ -88,3 +88,16 @@ def test_the_recipe_runs_from_an_empty_disk_and_its_settings_can_be_set(tmp_path
     logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert {line["stage"] for line in logged} == {"world_model", "predictor", "critic", "actor"}
     assert any("path_length" in line for line in logged)
+
+
+def test_the_full_size_runs_as_the_small_one_does(tmp_path):
+    arguments = ["run", "two-rooms", "--size", "full", "--preset", "smoke", "--out", str(tmp_path / "run")]
+    few = ["critic.paths.num_graphs=2", "collect.num_episodes=12", "evaluation.num_tasks=4"]
+    assert main([*arguments, "--set", *few, "--quiet", "--json", str(tmp_path / "s.json")]) == 0
+    assert json.loads((tmp_path / "s.json").read_text())["recipe"] == "two-rooms-full"
+    assert resolve("two-rooms-full").model.embedding_dim == resolve("two-rooms-small").model.embedding_dim
+
+
+def test_a_size_that_a_recipe_does_not_have_is_one_sentence(capsys):
+    assert main(["run", "moving-dot", "--size", "full", "--quiet"]) == 1
+    assert "recipe that has sizes (two-rooms), got 'full' for 'moving-dot'" in capsys.readouterr().err
