@@ -242,6 +242,12 @@ def _add_evaluate(verbs: Verbs) -> None:
     )
     evaluate.add_argument("--task-seed", type=seed_int, help="seed of the tasks (default: the recipe's)")
     evaluate.add_argument(
+        "--variation",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="factors of variation of the tasks, e.g. door_size=7",
+    )
+    evaluate.add_argument(
         "--no-references", action="store_true", help="leave out zero, random, expert, oracle"
     )
     _common(evaluate, out="RUN", seed="of the planner's samples (default: the run's)", seed_default=None)
@@ -373,8 +379,9 @@ def _add_objectives(verbs: Verbs) -> None:
 def _add_bench(verbs: Verbs) -> None:
     """Benchmarks."""
     bench = verbs.add_parser(
-        "bench", help="the slow-feature benchmark; speed figures beside what they are compared with"
-    ).add_subparsers(dest="subverb", metavar="slow-features|speed", required=True, parser_class=Parser)
+        "bench",
+        help="the slow-feature benchmark; studies of a run (planners, policies, generalisation); speed",
+    ).add_subparsers(dest="subverb", metavar="NAME", required=True, parser_class=Parser)
     slow = bench.add_parser(
         "slow-features",
         help="objectives against fixed, changing and rolling distractors",
@@ -405,6 +412,24 @@ def _add_bench(verbs: Verbs) -> None:
     slow.add_argument("--out", metavar="DIR", help="folder (default runs/slow-features-<SIZE>)")
     slow.set_defaults(threads=None)  # workers have one each
     _json(slow)
+    for name, about in (
+        ("planners", "every cost over every horizon by every planner"),
+        ("policies", "the run's policies alone, and in front of a planner with fewer and fewer samples"),
+        ("generalisation", "factors of variation that the data never had"),
+    ):
+        study = bench.add_parser(
+            name, help=about, description=f"A study of one run: {about}; goes on where a killed call stopped."
+        )
+        study.add_argument("run", metavar="RUN", help="folder of a trained run")
+        study.add_argument("--episodes", type=positive_int, help="tasks of each cell (default: the recipe's)")
+        study.add_argument("--steps", type=positive_int, help="budget of env steps (default: the recipe's)")
+        if name == "planners":
+            study.add_argument("--costs", nargs="+", metavar="COST", help="only these, e.g. summed_critic")
+            study.add_argument("--horizons", nargs="+", type=positive_int, metavar="STEPS", help="only these")
+            study.add_argument("--planners", nargs="+", metavar="NAME", help="only these, e.g. cem mppi")
+        if name == "generalisation":
+            study.add_argument("--factors", nargs="+", metavar="NAME", help="only these, e.g. door_size")
+        _common(study, out="RUN/studies", seed="of the samples (default: the run's)", seed_default=None)
     speed = bench.add_parser("speed", help="environments, loader and planners on one core")
     speed.add_argument("--preset", default="default", choices=("default", "smoke"))
     speed.add_argument("--out", metavar="DIR", help="also write DIR/speed.json")

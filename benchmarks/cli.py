@@ -227,9 +227,12 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     run = Path(arguments.run)
     recipe = read_recipe(run)
-    changes = {"num_tasks": arguments.episodes, "num_steps": arguments.steps, "seed": arguments.task_seed}
-    evaluation = dataclasses.replace(
-        recipe.evaluation, **{key: value for key, value in changes.items() if value is not None}
+    evaluation = _evaluation(
+        recipe.evaluation,
+        num_tasks=arguments.episodes,
+        num_steps=arguments.steps,
+        seed=arguments.task_seed,
+        variation=key_values(arguments.variation) or None,
     )
     planner = with_planner(
         recipe.planner, arguments.planner, list(key_values(arguments.planner_args).items())
@@ -251,6 +254,11 @@ def evaluate(arguments: argparse.Namespace) -> int:
     console.print(results_table(rows))
     _emit(arguments, {"evaluations": rows})
     return 0
+
+
+def _evaluation(recipe: Any, **changes: Any) -> Any:  # noqa: ANN401  # an EvaluationRecipe, imported late
+    """Return the recipe's tasks with the changes that were asked for."""
+    return dataclasses.replace(recipe, **{key: value for key, value in changes.items() if value is not None})
 
 
 def diagnose(arguments: argparse.Namespace) -> int:
@@ -384,9 +392,11 @@ def objectives(arguments: argparse.Namespace) -> int:
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    """Run the slow-feature benchmark, or measure speed."""
+    """Run the slow-feature benchmark or a study of a run, or measure speed."""
     if arguments.subverb == "slow-features":
         return _bench_slow_features(arguments)
+    if arguments.subverb != "speed":
+        return _bench_study(arguments)
     from benchmarks.display import make_console
     from benchmarks.runs import command_line, versions, write_json
     from benchmarks.speed import run_all, speed_table
@@ -421,6 +431,35 @@ def _bench_slow_features(arguments: argparse.Namespace) -> int:
         overrides=arguments.settings,
         console=make_console(arguments.quiet),
     )
+    _emit(arguments, value)
+    return 0
+
+
+def _bench_study(arguments: argparse.Namespace) -> int:
+    """Evaluate one trained run many times, one thing changed at a time."""
+    _prepare(arguments)
+    from benchmarks.display import make_console, progress_bar, study_table
+    from benchmarks.runs import read_recipe
+    from benchmarks.studies import run_study
+    from benchmarks.studies.cells import Choice
+
+    run = Path(arguments.run)
+    names = ("costs", "horizons", "planners", "factors")
+    console = make_console(arguments.quiet)
+    with progress_bar(console, "env steps") as update:
+        value = run_study(
+            arguments.subverb,
+            run,
+            out=Path(arguments.out) if arguments.out else None,
+            evaluation=_evaluation(
+                read_recipe(run).evaluation, num_tasks=arguments.episodes, num_steps=arguments.steps
+            ),
+            choice=Choice(**{name: getattr(arguments, name, None) for name in names}),
+            seed=arguments.seed,
+            device=arguments.device,
+            on_step=update,
+        )
+    console.print(study_table(value["rows"]))
     _emit(arguments, value)
     return 0
 

@@ -144,5 +144,27 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the rows of a study as a table."""
+    table = Table(title=None, header_style="bold")
+    labels = list(rows[0]["labels"]) if rows else []
+    for name in labels:
+        table.add_column(name)
+    for name in ("success %", "95 % interval", "at the end %", "steps (median)", "ms per action"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        low, high = row["ci95"]
+        steps = row["steps_to_success"]["median"]
+        table.add_row(
+            *("–" if row["labels"][name] is None else str(row["labels"][name]) for name in labels),
+            f"{100 * row['success_rate']:.1f}",
+            f"{100 * low:.1f} – {100 * high:.1f}",
+            f"{100 * row['success_rate_final']:.1f}",
+            "–" if steps is None else f"{steps:.0f}",
+            f"{row['plan_ms']['mean']:.3f}",
+        )
+    return table
+
+
 def _order(row: Mapping[str, Any]) -> int:
     return AGENT_ORDER.index(row["agent"]) if row["agent"] in AGENT_ORDER else len(AGENT_ORDER)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,6 +54,7 @@ class Tasks:
         goal: ``B`` states, none of them reached at the start.
         num_steps: budget [env steps].
         seed: what they were drawn from.
+        variation: factors of variation that were set.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Tasks:
     goal: State
     num_steps: int
     seed: int
+    variation: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,14 @@ class Episodes:
 def draw_tasks(simulator: Simulator, config: EvaluationRecipe) -> Tasks:
     """Draw the tasks of ``config``: a function of its seed, the split and the environment."""
     generator = make_generator(config.seed, "tasks")
-    start = simulator.initial(config.num_tasks, generator, split=config.split)
+    start = simulator.initial(config.num_tasks, generator, config.variation or None, split=config.split)
     goal = simulator.goal(start, generator)
     solved = int(simulator.success(start, goal).sum())
     if solved:
         raise RuntimeError(f"no task may be solved at its start, got {solved} of {config.num_tasks}")
-    return Tasks(simulator.env_id, config.split, start, goal, config.num_steps, config.seed)
+    return Tasks(
+        simulator.env_id, config.split, start, goal, config.num_steps, config.seed, dict(config.variation)
+    )
 
 
 def run_episodes(
@@ -174,6 +178,7 @@ def summarise(
             "p90": float(np.percentile(episodes.act_ms, 90)),
         },
         "task_seed": tasks.seed,
+        "variation": dict(tasks.variation),
         "num_steps": steps,
         "env_steps": num * steps,
         "wall_s": episodes.wall_s,

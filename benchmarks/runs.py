@@ -157,9 +157,10 @@ def add_results(run: Path, evaluations: list[dict[str, Any]]) -> None:
             "episodes",
             "num_steps",
             "task_seed",
+            "variation",
             "seeds",
         )
-        return json.dumps([row.get(name) for name in same], sort_keys=True)
+        return json.dumps([row.get(name) or None for name in same], sort_keys=True)
 
     fresh = {key(row) for row in evaluations}
     kept = [row for row in read_results(run) if key(row) not in fresh]

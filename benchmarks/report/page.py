@@ -17,10 +17,12 @@ from benchmarks.report.probe import probe_section
 from benchmarks.report.probes import probes_section
 from benchmarks.report.results_table import results_section
 from benchmarks.report.run_files import read_run
+from benchmarks.report.studies import studies_section
 from benchmarks.report.wording import text
 
 _SECTIONS = (
     results_section,
+    studies_section,
     episodes_section,
     cost_maps_section,
     probe_section,

@@ -1,0 +1,169 @@
+"""What a study evaluates: its cells, each a named change of the recipe's own evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.policy_checkpoint import POLICIES, policy_folder
+from benchmarks.recipes import EvaluationRecipe, PlannerRecipe, Recipe
+
+COSTS = ("last_distance", "summed_distance", "critic", "summed_critic", "critic+last_distance")
+HORIZONS = (4, 8, 16, 32, 90)
+PLANNERS = ("cem", "icem", "mppi", "gradient", "cem_gradient")
+SHARES = (1.0, 0.5, 0.25, 0.125)  # of the recipe's samples
+FACTORS: dict[
+    str, dict[str, tuple[float, ...]]
+] = {  # values in the factor's units; the default is among them
+    "worldmodel/TwoRooms-v0": {
+        "door_size": (5.0, 7.0, 9.0, 12.0, 15.0),
+        "wall_width": (1.0, 2.0, 3.0, 5.0, 7.0),
+        "speed": (0.5, 0.75, 1.0, 1.25, 1.5),
+        "dot_size": (0.7, 1.0, 1.3, 2.0, 3.0),
+        "action_noise": (0.0, 0.25, 0.5, 1.0, 2.0),
+    },
+    "worldmodel/MovingDot-v0": {
+        "speed": (0.5, 0.75, 1.0, 1.25, 1.5),
+        "dot_size": (0.7, 1.0, 1.3, 2.0, 3.0),
+        "action_noise": (0.0, 0.25, 0.5, 1.0, 2.0),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One evaluation.
+
+    Attributes:
+        labels: what is particular about it; they name it in the file and in the figure.
+        agent: "mode-2", "mode-1", "mode-2+1", or a reference row's name.
+        planner: settings of mode 2.
+        evaluation: the tasks.
+        policy: which of the run's policies.
+    """
+
+    labels: dict[str, Any]
+    agent: str
+    planner: PlannerRecipe
+    evaluation: EvaluationRecipe
+    policy: str = "imagination"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a caller leaves out of a study; None is everything."""
+
+    costs: Sequence[str] | None = None
+    horizons: Sequence[int] | None = None
+    planners: Sequence[str] | None = None
+    factors: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The run that is studied.
+
+    Attributes:
+        run: its folder.
+        recipe: its recipe.
+        env_id: its environment.
+        evaluation: tasks of every cell.
+        choice: what is left out.
+    """
+
+    run: Path
+    recipe: Recipe
+    env_id: str
+    evaluation: EvaluationRecipe
+    choice: Choice = field(default_factory=Choice)
+
+
+def planner_cells(subject: Subject) -> list[Cell]:
+    """Every cost, over every horizon, by every planner, with the recipe's other settings."""
+    choice, recipe = subject.choice, subject.recipe
+    costs = choice.costs or [cost for cost in COSTS if recipe.critic is not None or "critic" not in cost]
+    cells = []
+    for name in choice.planners or PLANNERS:
+        for horizon in choice.horizons or HORIZONS:
+            for cost in costs:
+                planner = dataclasses.replace(
+                    recipe.planner,
+                    name=name,
+                    args=planner_args(recipe.planner, name),
+                    horizon=horizon,
+                    cost=cost,
+                )
+                labels = {"planner": name, "horizon": horizon, "cost": cost}
+                cells.append(Cell(labels, "mode-2", planner, subject.evaluation))
+    return cells
+
+
+def planner_args(recipe: PlannerRecipe, name: str) -> dict[str, Any]:
+    """Return hyperparameters that give planner ``name`` about the imagined futures of the recipe's own planner.
+
+    A gradient step counts as three futures: forward, and twice as much backward.
+    """
+    if name == recipe.name:
+        return dict(recipe.args)
+    samples, iters = recipe.args.get("num_samples", 64), recipe.args.get("num_iters", 2)
+    elites = recipe.args.get("num_elites", max(2, samples // 8))
+    sampled = {"num_samples": samples, "num_iters": iters, "num_elites": elites}
+    if name == "random_shooting":
+        return {"num_samples": samples * iters}
+    if name == "gradient":
+        restarts = max(1, samples // 8)
+        return {"num_restarts": restarts, "num_iters": max(1, samples * iters // (3 * restarts))}
+    if name == "cem_gradient":
+        refined = min(elites, max(1, samples // 8))
+        steps = max(1, samples // (3 * refined))
+        return {**sampled, "num_iters": max(1, iters - 1), "num_refined": refined, "num_steps": steps}
+    return sampled
+
+
+def policy_cells(subject: Subject) -> list[Cell]:
+    """Mode 2 with fewer and fewer samples, alone and begun by each policy of the run; and each policy alone."""
+    recipe, cells = subject.recipe, []
+    policies = [name for name in POLICIES if (policy_folder(subject.run, name) / "config.json").exists()]
+    for policy in policies:
+        labels = {"mode": "1", "policy": policy, "samples": 0}
+        cells.append(Cell(labels, "mode-1", recipe.planner, subject.evaluation, policy))
+    for share in SHARES:
+        planner = fewer_samples(recipe.planner, share)
+        samples = planner.args.get("num_samples", planner.args.get("num_restarts"))
+        labels = {"mode": "2", "policy": None, "samples": samples}
+        cells.append(Cell(labels, "mode-2", planner, subject.evaluation))
+        for policy in policies:
+            labels = {"mode": "2+1", "policy": policy, "samples": samples}
+            cells.append(Cell(labels, "mode-2+1", planner, subject.evaluation, policy))
+    return cells
+
+
+def fewer_samples(planner: PlannerRecipe, share: float) -> PlannerRecipe:
+    """Return the planner with a share of its candidates, and of its elites, per iteration."""
+    args = dict(planner.args)
+    for key in ("num_samples", "num_restarts"):
+        if key in args:
+            args[key] = max(2, round(share * args[key]))
+    if "num_elites" in args:
+        args["num_elites"] = max(1, round(share * args["num_elites"]))
+    return dataclasses.replace(planner, args=args)
+
+
+def generalisation_cells(subject: Subject) -> list[Cell]:
+    """Each factor of variation at values that the data never had, for the agent and for the same planner on the truth."""
+    factors, cells = FACTORS.get(subject.env_id, {}), []
+    for factor in subject.choice.factors or factors:
+        if factor not in factors:
+            raise ValueError(f"factors must be of {', '.join(factors) or 'none'}, got {factor!r}")
+        for value in factors[factor]:
+            evaluation = dataclasses.replace(
+                subject.evaluation, variation={**subject.evaluation.variation, factor: value}
+            )
+            modes = ["mode-2"] if subject.recipe.actor is None else ["mode-2", "mode-1"]
+            for agent in [*modes, "oracle"]:
+                labels = {"factor": factor, "value": value, "agent": agent}
+                cells.append(Cell(labels, agent, subject.recipe.planner, evaluation))
+    return cells

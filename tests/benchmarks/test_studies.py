@@ -1,0 +1,141 @@
+"""Studies of a run: which cells there are, that they go on where they stopped, and that their figures are drawn."""
+
+import json
+import shutil
+
+import pytest
+
+from benchmarks.cli import main
+from benchmarks.evaluation import draw_tasks
+from benchmarks.policy_checkpoint import policy_folder
+from benchmarks.recipes import EvaluationRecipe, resolve
+from benchmarks.studies.cells import (
+    HORIZONS,
+    PLANNERS,
+    Choice,
+    Subject,
+    generalisation_cells,
+    planner_args,
+    planner_cells,
+    policy_cells,
+)
+from envs.registration import make_simulator
+from planners import PLANNERS as ALL_PLANNERS
+from planners import make_planner
+from tests.benchmarks.runs import smoke_run
+
+TWO_ROOMS = "worldmodel/TwoRooms-v0"
+
+
+def subject(run=None, **choice):
+    recipe = resolve("two-rooms")
+    return Subject(run or smoke_run(), recipe, TWO_ROOMS, recipe.evaluation, Choice(**choice))
+
+
+@pytest.fixture
+def run(tmp_path):
+    shutil.copytree(smoke_run(), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_the_planner_study_crosses_everything_and_changes_nothing_else():
+    cells = planner_cells(subject())
+    assert len(cells) == len(PLANNERS) * len(HORIZONS) * 5
+    assert len({json.dumps(cell.labels) for cell in cells}) == len(cells)
+    recipe = resolve("two-rooms").planner
+    for cell in cells:
+        planner = cell.planner
+        assert cell.labels == {"planner": planner.name, "horizon": planner.horizon, "cost": planner.cost}
+        assert (planner.execute, planner.action_repeat) == (recipe.execute, recipe.action_repeat)
+    few = planner_cells(subject(costs=["critic"], horizons=[8], planners=["cem", "mppi"]))
+    assert [cell.labels["planner"] for cell in few] == ["cem", "mppi"]
+
+
+def test_a_recipe_without_a_critic_is_studied_by_distances():
+    recipe = resolve("slow-features")
+    cells = planner_cells(Subject(smoke_run(), recipe, "worldmodel/MovingDot-v0", recipe.evaluation))
+    assert {cell.labels["cost"] for cell in cells} == {"last_distance", "summed_distance"}
+
+
+@pytest.mark.parametrize("name", ALL_PLANNERS)
+def test_every_planner_gets_about_the_same_number_of_imagined_futures(name):
+    recipe = resolve("two-rooms").planner
+    args = planner_args(recipe, name)
+    make_planner(name, **args)
+    budget = recipe.args["num_samples"] * recipe.args["num_iters"]
+    spent = args.get("num_samples", 0) * args.get("num_iters", 1)
+    spent += 3 * args.get("num_restarts", 0) * args["num_iters"] if name == "gradient" else 0
+    spent += 3 * args.get("num_refined", 0) * args.get("num_steps", 0)
+    assert 0.75 * budget <= spent <= 1.25 * budget
+
+
+def test_the_policy_study_knows_the_policies_that_the_run_has(run):
+    shutil.copytree(run / "policy", policy_folder(run, "dagger"))
+    cells = policy_cells(subject(run))
+    assert {cell.policy for cell in cells if cell.agent == "mode-1"} == {"imagination", "dagger"}
+    samples = [cell.labels["samples"] for cell in cells if cell.agent == "mode-2"]
+    assert samples == [64, 32, 16, 8]
+    assert len([cell for cell in cells if cell.agent == "mode-2+1"]) == 2 * len(samples)
+    for cell in cells:
+        if cell.agent != "mode-1":
+            make_planner(cell.planner.name, **cell.planner.args)
+
+
+def test_the_generalisation_study_sets_one_factor_at_a_time_and_holds_the_default():
+    cells = generalisation_cells(subject(factors=["door_size", "speed"]))
+    simulator = make_simulator(TWO_ROOMS)
+    start = draw_tasks(simulator, EvaluationRecipe(num_tasks=2)).start
+    for factor in ("door_size", "speed"):
+        values = [cell.labels["value"] for cell in cells if cell.labels["factor"] == factor]
+        assert float(start[factor][0]) in values
+    for cell in cells:
+        assert cell.evaluation.variation == {cell.labels["factor"]: cell.labels["value"]}
+        tasks = draw_tasks(
+            simulator, EvaluationRecipe(num_tasks=3, variation=dict(cell.evaluation.variation))
+        )
+        assert tasks.start[cell.labels["factor"]].tolist() == [cell.labels["value"]] * 3
+    with pytest.raises(ValueError, match="factors must be of door_size.*got 'gravity'"):
+        generalisation_cells(subject(factors=["gravity"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "few"),
+    [
+        ("planners", ["--planners", "cem", "gradient", "--horizons", "2", "4", "--costs", "critic"]),
+        ("policies", []),
+        ("generalisation", ["--factors", "action_noise"]),
+    ],
+)
+def test_a_study_runs_is_drawn_and_goes_on_where_it_stopped(run, capsys, name, few):
+    command = ["bench", name, str(run), "--episodes", "3", "--steps", "2", *few, "--quiet", "--json"]
+    assert main(command) == 0
+    value = json.loads(capsys.readouterr().out)
+    path = run / "studies" / f"{name}.json"
+    assert json.loads(path.read_text())["rows"] == value["rows"]
+    assert (run / "studies" / f"{name}.png").stat().st_size > 5_000
+    assert all(row["bounds_respected"] for row in value["rows"])
+    path.write_text(json.dumps({**value, "rows": value["rows"][:-1]}))
+    assert main(command) == 0
+    again = json.loads(capsys.readouterr().out)["rows"]
+    assert again[:-1] == value["rows"][:-1]  # with their times: they were not run again
+    assert again[-1]["labels"] == value["rows"][-1]["labels"]
+    assert again[-1]["success_rate"] == value["rows"][-1]["success_rate"]
+    assert main(["report", str(run), "--quiet"]) == 0
+    assert f'id="study-{name}"' in (run / "report.html").read_text()
+
+
+def test_a_study_is_not_continued_with_other_tasks(run, capsys):
+    command = ["bench", "generalisation", str(run), "--steps", "2", "--factors", "speed", "--quiet"]
+    assert main([*command, "--episodes", "2"]) == 0
+    assert main([*command, "--episodes", "3"]) == 1
+    assert "continued with the same evaluation" in capsys.readouterr().err
+
+
+def test_tasks_can_be_varied_and_are_told_apart_in_the_results(run, capsys):
+    common = ["evaluate", str(run), "--episodes", "3", "--steps", "2", "--mode", "1", "--no-references"]
+    for variation in ([], ["--variation", "door_size=7"]):
+        assert main([*common, *variation, "--quiet"]) == 0
+    rows = json.loads((run / "results.json").read_text())["evaluations"]
+    assert [row["variation"] for row in rows] == [{}, {"door_size": 7}]
+    assert main([*common, "--variation", "door_sise=7", "--quiet"]) == 1
+    assert "did you mean 'door_size'" in capsys.readouterr().err
