@@ -430,6 +430,24 @@ def _add_bench(verbs: Verbs) -> None:
         if name == "generalisation":
             study.add_argument("--factors", nargs="+", metavar="NAME", help="only these, e.g. door_size")
         _common(study, out="RUN/studies", seed="of the samples (default: the run's)", seed_default=None)
+    ablations = bench.add_parser(
+        "ablations",
+        help="a recipe trained again with one thing changed",
+        description="Train and evaluate a recipe with one thing changed at a time; goes on where a killed call stopped.",
+    )
+    ablations.add_argument(
+        "ablations", choices=("terms", "data-size", "trajectory-length"), help="what is changed"
+    )
+    ablations.add_argument("recipe", metavar="RECIPE", help=RECIPE_NAMES)
+    ablations.add_argument(
+        "--seeds", type=seed_int, nargs="+", default=[0, 1, 2], help="training seeds (default 0 1 2)"
+    )
+    _preset(ablations)
+    _recipe_settings(ablations)
+    ablations.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")
+    ablations.add_argument("--threads", type=positive_int, help="CPU threads (default: torch's)")
+    ablations.add_argument("--out", metavar="DIR", help="folder (default runs/ablations-<RECIPE>)")
+    _json(ablations)
     speed = bench.add_parser("speed", help="environments, loader and planners on one core")
     speed.add_argument("--preset", default="default", choices=("default", "smoke"))
     speed.add_argument("--out", metavar="DIR", help="also write DIR/speed.json")

@@ -395,6 +395,8 @@ def bench(arguments: argparse.Namespace) -> int:
     """Run the slow-feature benchmark or a study of a run, or measure speed."""
     if arguments.subverb == "slow-features":
         return _bench_slow_features(arguments)
+    if arguments.subverb == "ablations":
+        return _bench_ablations(arguments)
     if arguments.subverb != "speed":
         return _bench_study(arguments)
     from benchmarks.display import make_console
@@ -460,6 +462,28 @@ def _bench_study(arguments: argparse.Namespace) -> int:
             on_step=update,
         )
     console.print(study_table(value["rows"]))
+    _emit(arguments, value)
+    return 0
+
+
+def _bench_ablations(arguments: argparse.Namespace) -> int:
+    """Train a recipe again and again, one thing changed at a time."""
+    _prepare(arguments)
+    from benchmarks.ablations import run_ablations
+    from benchmarks.display import ablations_table, make_console, progress_bar
+    from benchmarks.recipes import resolve
+
+    console = make_console(arguments.quiet)
+    with progress_bar(console, "steps") as update:
+        value = run_ablations(
+            arguments.ablations,
+            resolve(arguments.recipe, arguments.preset, arguments.settings),
+            Path(arguments.out or f"runs/ablations-{arguments.recipe}"),
+            seeds=arguments.seeds,
+            device=arguments.device,
+            on_step=update,
+        )
+    console.print(ablations_table(value["rows"]))
     _emit(arguments, value)
     return 0
 

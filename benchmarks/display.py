@@ -166,5 +166,21 @@ def study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def ablations_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the rows of ablations as a table."""
+    table = Table(title=None, header_style="bold")
+    table.add_column("changed")
+    agents = [name for name in AGENT_ORDER if any(name in row["agents"] for row in rows)]
+    statistics = list(rows[0]["diagnostics"]) if rows else []
+    for name in ("seed", *(f"{agent} %" for agent in agents), *(STATISTICS[name][0] for name in statistics)):
+        table.add_column(name, justify="right")
+    for row in rows:
+        rates = [f"{100 * row['agents'][agent]['success_rate']:.1f}" for agent in agents]
+        numbers = [row["diagnostics"][name] for name in statistics]
+        shown = ["–" if value is None else f"{value:.2f}" for value in numbers]
+        table.add_row(row["name"], str(row["seed"]), *rates, *shown)
+    return table
+
+
 def _order(row: Mapping[str, Any]) -> int:
     return AGENT_ORDER.index(row["agent"]) if row["agent"] in AGENT_ORDER else len(AGENT_ORDER)

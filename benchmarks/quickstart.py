@@ -20,7 +20,7 @@ from benchmarks.report import render_report
 from benchmarks.runs import check_same_run, command_line, read_config, write_config, write_json
 from benchmarks.stages import train_run
 
-SUMMARY_AGENTS = ("mode-2", "mode-1", "oracle", "random", "zero")
+SUMMARY_AGENTS = ("mode-2", "mode-1", "oracle", "expert", "straight-line", "random", "zero")
 
 
 def run_quickstart(recipe: Recipe, out: Path, *, seed: int, device: str, console: Console) -> dict[str, Any]:
