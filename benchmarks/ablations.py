@@ -1,7 +1,7 @@
 """Ablations of a recipe: it is trained again with one thing changed, and evaluated on the same tasks.
 
-``terms`` takes one term of the objective away at a time, the collapse canaries; ``data-size`` and ``trajectory-length`` change
-how much there is to learn from, and in how long pieces.
+``terms`` takes one term of the objective away at a time, the collapse canaries; ``data-size`` and ``trajectory-length``
+change how much there is to learn from, and in how long pieces.
 """
 
 from __future__ import annotations
