@@ -269,7 +269,7 @@ def _add_distill(verbs: Verbs) -> None:
         dest="settings",
         nargs="+",
         metavar="KEY=VALUE",
-        help="rounds, episodes, num_steps, train_steps, max_lag, max_episodes, lr, batch_size or hidden_dims",
+        help="own_start, rounds, episodes, num_steps, train_steps, max_lag, max_episodes, lr, batch_size or hidden_dims",
     )
     distill.add_argument("--planner", help="the teacher (default: the recipe's planner)")
     distill.add_argument(

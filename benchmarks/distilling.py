@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.agents import LearnedActor, TrainedRun, load_run
-from benchmarks.policy_checkpoint import policy_folder, save_policy
+from benchmarks.policy_checkpoint import POLICIES, load_policy, policy_folder, save_policy
 from benchmarks.preparation import encode_episodes, split_episodes
 from benchmarks.recipes import PlannerRecipe, Recipe, require_positive
 from benchmarks.runs import RunError, command_line, read_config, read_recipe, write_json
@@ -41,6 +41,7 @@ METHODS = ("dagger", "inverse")
 class DistillConfig:
     """How a policy is distilled."""
 
+    own_start: bool = True  # dagger: start from the run's own policy where it has these hidden_dims
     rounds: int = 3  # dagger: the planner acts in the first, the policy in the others
     episodes: int = 200  # dagger: worlds per round
     num_steps: int = 40  # dagger: env steps per episode
@@ -127,6 +128,7 @@ class _Distiller:
     def dagger(self, planner: PlannerRecipe) -> dict[str, Any]:
         """Let the planner act, then correct the policy; train on everything after each round."""
         config, together, planning_s, loss = self.config, None, 0.0, float("nan")
+        is_started = config.own_start and self._start_from_own()
         simulator = self.trained.simulator
         began = time.perf_counter()
         for number in range(config.rounds):
@@ -134,7 +136,8 @@ class _Distiller:
             ours = self._round(simulator, planner, number)
             planning_s += time.perf_counter() - started
             together = ours if together is None else together.join(ours)
-            self._set_statistics(together.embedding)
+            if not is_started:
+                self._set_statistics(together.embedding)
             batches = DemonstrationBatches(
                 together, config.batch_size, derive_seed(self.seed, "batches", number)
             )
@@ -142,11 +145,23 @@ class _Distiller:
         assert together is not None
         return {
             "planner": asdict(planner),
+            "started_from_own": is_started,
             "demonstrations": len(together),
             "planning_s": round(planning_s, 1),
             "seconds": round(time.perf_counter() - began, 1),
             "imitation": loss,
         }
+
+    def _start_from_own(self) -> bool:
+        """Take the weights and statistics of the run's own policy, if it has one of the same shape."""
+        folder = policy_folder(self.trained.path, POLICIES[0])
+        if not (folder / "config.json").exists():
+            return False
+        own = load_policy(folder, self.trained.device)
+        if own.hidden_dims != self.policy.hidden_dims:
+            return False
+        self.policy.load_state_dict(own.state_dict())
+        return True
 
     def _round(self, simulator: Simulator, planner: PlannerRecipe, number: int) -> Demonstrations:
         """One round's episodes, on new worlds of the training split."""

@@ -1,5 +1,6 @@
 """``distill`` on a trained run, and acting by what it wrote."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -41,6 +42,19 @@ def test_dagger_asks_the_planner_in_every_state_of_all_rounds_and_repeats(run):
     other = load_policy(policy_folder(run, "dagger"))
     assert not torch.equal(first.layers[0].weight, other.layers[0].weight)
     assert (run / "policy" / "model.safetensors").read_bytes() == before
+
+
+def test_dagger_starts_from_the_policy_of_the_run_where_it_fits(run):
+    own = load_policy(policy_folder(run, "imagination"))
+    config = dataclasses.replace(SMALL, hidden_dims=own.hidden_dims, rounds=1, train_steps=1, lr=1e-9)
+    assert distill_run(run, "dagger", config)["started_from_own"]
+    distilled = load_policy(policy_folder(run, "dagger"))
+    for name, value in own.state_dict().items():
+        torch.testing.assert_close(distilled.state_dict()[name], value)
+    assert not distill_run(run, "dagger", SMALL)["started_from_own"]  # of another shape
+    assert not distill_run(run, "dagger", dataclasses.replace(config, own_start=False))["started_from_own"]
+    fresh = load_policy(policy_folder(run, "dagger"))
+    assert not torch.equal(fresh.layers[0].weight, distilled.layers[0].weight)
 
 
 def test_both_methods_are_kept_and_evaluated_by_name(run, capsys):
