@@ -214,7 +214,6 @@ def load_speed() -> list[dict[str, Any]]:
 if __name__ == "__main__":
     print(quickstart_table(load_summaries()), "\n")
     print(quickstart_table(load_summaries("two-rooms-small")), "\n")
-    print(policies_table(load_study("two-rooms-small-seed0", "policies")), "\n")
     print(speed_table(load_speed()), "\n")
     value = load_slow_features()
     for part in (slow_features_table, planning_table, wanted_table):

@@ -59,6 +59,7 @@ def test_the_first_screen_has_the_two_commands():
 
 def test_tables_are_those_of_the_committed_results():
     assert quickstart_table(load_summaries()) in README
+    assert quickstart_table(load_summaries("two-rooms-small")) in README
     assert speed_table(load_speed()) in README
 
 
