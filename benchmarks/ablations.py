@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,15 @@ from benchmarks.collecting import collect_store
 from benchmarks.diagnosing import diagnose_run
 from benchmarks.pipeline import evaluate_run
 from benchmarks.recipes import Recipe, override
-from benchmarks.runs import command_line, read_config, versions, write_json
+from benchmarks.runs import (
+    RunError,
+    check_same_run,
+    command_line,
+    read_config,
+    read_json,
+    versions,
+    write_json,
+)
 from benchmarks.stages import train_run
 
 OnStep = Callable[[str, int, int, Mapping[str, float]], None]
@@ -44,7 +52,11 @@ def terms(recipe: Recipe) -> list[Ablation]:
     """The full objective, then each of its terms left out; a variance-covariance objective also by SIGReg."""
     weights = recipe.objective.weights
     cells = [Ablation("full", ())]
-    cells += [Ablation(f"no {name.replace('_', ' ')}", (f"objective.weights.{name}=0",)) for name in weights]
+    cells += [
+        Ablation(f"no {name.replace('_', ' ')}", (f"objective.weights.{name}=0",))
+        for name, w in weights.items()
+        if w
+    ]
     if {"variance", "covariance"} <= weights.keys():
         replaced = dict.fromkeys(("variance", "covariance"), 0.0) | {"sigreg": 0.1}
         settings = tuple(f"objective.weights.{name}={weight}" for name, weight in replaced.items())
@@ -103,7 +115,7 @@ def run_ablations(
         What was written: a row per cell and seed, with success of the modes, label-free statistics and minutes.
 
     Raises:
-        RunError: a cell's folder holds a run of another recipe.
+        RunError: ``out`` holds a cell of another recipe, planner or tasks.
     """
     rows: list[dict[str, Any]] = []
     value = {
@@ -129,7 +141,15 @@ def _run_cell(
     run = out / "cells" / f"{ablation.name.replace(' ', '-')}-seed{seed}"
     done = run / "cell.json"
     if done.exists():
-        return json.loads(done.read_text())
+        check_same_run(run, recipe, seed)
+        row = read_json(done)
+        evaluated = json.loads(json.dumps({"planner": asdict(recipe.planner), **asdict(recipe.evaluation)}))
+        if row["evaluated"] != evaluated:
+            raise RunError(
+                f"{run} must be continued with the same planner and tasks, {row['evaluated']}, got {evaluated}; "
+                "choose another --out"
+            )
+        return row
     collect = recipe.collect
     store = collect_store(
         collect, out / "stores" / f"{collect.num_episodes}x{collect.num_steps}-seed{seed}", seed=seed
@@ -151,6 +171,7 @@ def _run_cell(
         "value": ablation.value,
         "seed": seed,
         "agents": {one["agent"]: {key: one[key] for key in shown} for one in evaluations},
+        "evaluated": {"planner": asdict(recipe.planner), **asdict(recipe.evaluation)},
         "diagnostics": {key: statistics.get(key) for key in STATISTICS},
         "minutes": round(sum(read_config(run)["seconds"].values()) / 60, 2),
     }

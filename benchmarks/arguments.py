@@ -269,9 +269,12 @@ def _add_distill(verbs: Verbs) -> None:
         dest="settings",
         nargs="+",
         metavar="KEY=VALUE",
-        help="own_start, rounds, episodes, num_steps, train_steps, max_lag, max_episodes, lr, batch_size or hidden_dims",
+        help="train_steps, lr, batch_size, hidden_dims; of dagger own_start, rounds, episodes, num_steps; of inverse "
+        "max_lag, max_episodes",
     )
-    distill.add_argument("--planner", help="the teacher (default: the recipe's planner)")
+    distill.add_argument(
+        "--planner", help="the teacher, which plans in every state (default: the recipe's planner)"
+    )
     distill.add_argument(
         "--planner-args", nargs="+", metavar="KEY=VALUE", help="e.g. num_samples=128 horizon=16"
     )

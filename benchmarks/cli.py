@@ -83,7 +83,7 @@ def quickstart(arguments: argparse.Namespace) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """From nothing to a report, with any recipe."""
-    from benchmarks.recipes import sized
+    from benchmarks.catalogue import sized
 
     name = sized(arguments.recipe, arguments.size)
     return _run_recipe(arguments, name, arguments.objective, name)
@@ -189,7 +189,7 @@ def distill(arguments: argparse.Namespace) -> int:
     _prepare(arguments)
     from benchmarks.agents import with_planner
     from benchmarks.display import make_console, progress_bar
-    from benchmarks.distilling import DistillConfig, distill_run
+    from benchmarks.distilling import METHODS, distill_run
     from benchmarks.recipes import with_settings
     from benchmarks.runs import read_recipe
 
@@ -197,12 +197,11 @@ def distill(arguments: argparse.Namespace) -> int:
     planner = with_planner(
         read_recipe(run).planner, arguments.planner, list(key_values(arguments.planner_args).items())
     )
-    config = with_settings(DistillConfig(), key_values(arguments.settings))
+    config = with_settings(METHODS[arguments.method](), key_values(arguments.settings))
     console = make_console(arguments.quiet)
     with progress_bar(console, "steps") as update:
         facts = distill_run(
             run,
-            arguments.method,
             config,
             planner=planner,
             seed=arguments.seed,
@@ -223,11 +222,12 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from benchmarks.agents import with_planner
     from benchmarks.display import make_console, progress_bar, results_table
     from benchmarks.pipeline import evaluate_run
+    from benchmarks.recipes import with_changes
     from benchmarks.runs import read_recipe
 
     run = Path(arguments.run)
     recipe = read_recipe(run)
-    evaluation = _evaluation(
+    evaluation = with_changes(
         recipe.evaluation,
         num_tasks=arguments.episodes,
         num_steps=arguments.steps,
@@ -254,11 +254,6 @@ def evaluate(arguments: argparse.Namespace) -> int:
     console.print(results_table(rows))
     _emit(arguments, {"evaluations": rows})
     return 0
-
-
-def _evaluation(recipe: Any, **changes: Any) -> Any:  # noqa: ANN401  # an EvaluationRecipe, imported late
-    """Return the recipe's tasks with the changes that were asked for."""
-    return dataclasses.replace(recipe, **{key: value for key, value in changes.items() if value is not None})
 
 
 def diagnose(arguments: argparse.Namespace) -> int:
@@ -392,99 +387,12 @@ def objectives(arguments: argparse.Namespace) -> int:
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    """Run the slow-feature benchmark or a study of a run, or measure speed."""
-    if arguments.subverb == "slow-features":
-        return _bench_slow_features(arguments)
-    if arguments.subverb == "ablations":
-        return _bench_ablations(arguments)
+    """Run a benchmark: of objectives, of one trained run, of a recipe's parts, or of speed."""
+    from benchmarks.bench import BENCHES
+
     if arguments.subverb != "speed":
-        return _bench_study(arguments)
-    from benchmarks.display import make_console
-    from benchmarks.runs import command_line, versions, write_json
-    from benchmarks.speed import run_all, speed_table
-
-    console = make_console(arguments.quiet)
-    rows = run_all(
-        smoke=arguments.preset == "smoke", on_suite=lambda name: console.print(f"measuring {name} …")
-    )
-    console.print(speed_table(rows))
-    value = {"rows": rows, "versions": versions(), "command": command_line()}
-    if arguments.out:
-        write_json(Path(arguments.out) / "speed.json", value)
-    _emit(arguments, value)
-    return 0
-
-
-def _bench_slow_features(arguments: argparse.Namespace) -> int:
-    """Train objectives under distractors."""
-    _prepare(arguments)
-    from benchmarks.display import make_console
-    from benchmarks.slow_features import run_benchmark
-
-    value = run_benchmark(
-        Path(arguments.out or f"runs/slow-features-{arguments.size}"),
-        size=arguments.size,
-        seeds=arguments.seeds,
-        objectives=arguments.objectives,
-        conditions=arguments.conditions,
-        device=arguments.device,
-        jobs=arguments.jobs,
-        use_ray=arguments.ray,
-        overrides=arguments.settings,
-        console=make_console(arguments.quiet),
-    )
-    _emit(arguments, value)
-    return 0
-
-
-def _bench_study(arguments: argparse.Namespace) -> int:
-    """Evaluate one trained run many times, one thing changed at a time."""
-    _prepare(arguments)
-    from benchmarks.display import make_console, progress_bar, study_table
-    from benchmarks.runs import read_recipe
-    from benchmarks.studies import run_study
-    from benchmarks.studies.cells import Choice
-
-    run = Path(arguments.run)
-    names = ("costs", "horizons", "planners", "factors")
-    console = make_console(arguments.quiet)
-    with progress_bar(console, "env steps") as update:
-        value = run_study(
-            arguments.subverb,
-            run,
-            out=Path(arguments.out) if arguments.out else None,
-            evaluation=_evaluation(
-                read_recipe(run).evaluation, num_tasks=arguments.episodes, num_steps=arguments.steps
-            ),
-            choice=Choice(**{name: getattr(arguments, name, None) for name in names}),
-            seed=arguments.seed,
-            device=arguments.device,
-            on_step=update,
-        )
-    console.print(study_table(value["rows"]))
-    _emit(arguments, value)
-    return 0
-
-
-def _bench_ablations(arguments: argparse.Namespace) -> int:
-    """Train a recipe again and again, one thing changed at a time."""
-    _prepare(arguments)
-    from benchmarks.ablations import run_ablations
-    from benchmarks.display import ablations_table, make_console, progress_bar
-    from benchmarks.recipes import resolve
-
-    console = make_console(arguments.quiet)
-    with progress_bar(console, "steps") as update:
-        value = run_ablations(
-            arguments.ablations,
-            resolve(arguments.recipe, arguments.preset, arguments.settings),
-            Path(arguments.out or f"runs/ablations-{arguments.recipe}"),
-            seeds=arguments.seeds,
-            device=arguments.device,
-            on_step=update,
-        )
-    console.print(ablations_table(value["rows"]))
-    _emit(arguments, value)
+        _prepare(arguments)
+    _emit(arguments, BENCHES[arguments.subverb](arguments))
     return 0
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.preparation import Windows, derived_keys, split_episodes
+from benchmarks.preparation import Windows, derived_keys, open_store_of, split_episodes
 from benchmarks.recipes import Recipe
 from benchmarks.runs import RunError, read_config, read_recipe, require_part, write_json
 from benchmarks.seeding import derive_seed
@@ -227,9 +227,7 @@ def diagnose_run(
     config, recipe = read_config(run), read_recipe(run)
     model, _ = load_jepa(require_part(run, "model", "worldmodel train"), device)
     trained_on = config.get("store", {}).get("path")
-    if store_path is None and trained_on is None:
-        raise RunError(f"a run must name its store in config.json, got {run}; pass STORE")
-    store = TrajectoryStore.open(store_path or trained_on)
+    store = open_store_of(run) if store_path is None else TrajectoryStore.open(store_path)
     if store.env["id"] != recipe.collect.env_id:
         raise RunError(f"the store must be of {recipe.collect.env_id}, got {store.env['id']}")
     if trained_on is None or Path(str(store.path)).resolve() != Path(trained_on).resolve():

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.recipes import Recipe, override, resolve
+from benchmarks.catalogue import resolve
+from benchmarks.recipes import Recipe, override
 from worldmodel.jepa import require_known
 
 

@@ -18,8 +18,10 @@ from benchmarks.evaluation import (
     run_episodes,
     summarise,
 )
-from benchmarks.recipes import EvaluationRecipe, PlannerRecipe
+from benchmarks.policy_checkpoint import POLICIES
+from benchmarks.recipes import EvaluationRecipe, PlannerRecipe, Recipe
 from benchmarks.recording import (
+    PlanarSimulator,
     PlanRecorder,
     choose_rows,
     episode_media,
@@ -42,7 +44,7 @@ def evaluate_run(
     *,
     out: Path | None = None,
     modes: tuple[str, ...] | None = None,
-    policy: str = "imagination",
+    policy: str = POLICIES[0],
     with_references: bool = True,
     planner: PlannerRecipe | None = None,
     evaluation: EvaluationRecipe | None = None,
@@ -74,10 +76,14 @@ def evaluate_run(
     out = out or run
     if modes is None:
         modes = ("2",) if recipe.actor is None else ("1", "2")
-    if recipe.actor is None and policy == "imagination" and any("1" in mode for mode in modes):
+    if recipe.actor is None and policy == POLICIES[0] and any("1" in mode for mode in modes):
         raise RunError(f"mode 1 must have a policy, got {run} of the recipe {recipe.name}, which trains none")
     planner = planner or recipe.planner
     evaluation = evaluation or recipe.evaluation
+    if policy != POLICIES[0] and modes == ("2",) and not planner.policy_proposal:
+        raise ValueError(
+            f"policy must be given with a mode that acts by it, 1 or 2+1, got {policy!r} with mode 2"
+        )
     trained = load_run(run, device)
     config = read_config(run)
     seed = int(config.get("seed", 0)) if seed is None else seed
@@ -114,12 +120,23 @@ def evaluate_run(
     else:
         write_json(out / "config.json", {**config, "evaluate": settings, "command": command_line()})
     if with_media and is_planar(simulator):
-        write_episodes(out / "media" / "episodes.json", simulator, media)
-        data_policy = make_data_policy(recipe.collect.policy, recipe.collect.policy_kwargs)
-        inspect_seed = derive_seed(seed, "inspect")
-        write_probe(out / "media" / "probe.json", trained, simulator, data_policy, inspect_seed)
-        write_cost_maps(out / "media" / "cost_map.json", trained, simulator, inspect_seed)
+        _write_media(out / "media", trained, simulator, recipe, media, derive_seed(seed, "inspect"))
     return rows
+
+
+def _write_media(
+    folder: Path,
+    trained: TrainedRun,
+    simulator: PlanarSimulator,
+    recipe: Recipe,
+    media: list[dict[str, Any]],
+    seed: int,
+) -> None:
+    """Write what the report draws: episodes, probe error along rollouts and cost maps."""
+    write_episodes(folder / "episodes.json", simulator, media)
+    data_policy = make_data_policy(recipe.collect.policy, recipe.collect.policy_kwargs)
+    write_probe(folder / "probe.json", trained, simulator, data_policy, seed)
+    write_cost_maps(folder / "cost_map.json", trained, simulator, seed)
 
 
 def _evaluate_mode(

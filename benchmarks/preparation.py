@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.collecting import renderer
 from benchmarks.recipes import CollectConfig, Recipe
-from benchmarks.runs import RunError
+from benchmarks.runs import RunError, read_config
 from worldmodel.data import ResidentWindows, StreamingWindows, TrajectoryStore
 from worldmodel.jepa import JEPA, ModelConfig, build_jepa
 
@@ -68,6 +69,18 @@ def store_facts(store: TrajectoryStore) -> dict[str, Any]:
         "num_episodes": store.num_episodes,
         "num_steps": store.num_steps,
     }
+
+
+def open_store_of(run: Path) -> TrajectoryStore:
+    """Open the store that a run was trained on.
+
+    Raises:
+        RunError: its ``config.json`` names none.
+    """
+    path = read_config(run).get("store", {}).get("path")
+    if path is None:
+        raise RunError(f"a run must name its store in config.json, got none in {run}")
+    return TrajectoryStore.open(path)
 
 
 def derived_keys(
@@ -149,24 +162,6 @@ def encode_resident(
     return encode_rows(model, windows.arrays, torch.arange(num_rows), keys, derived)
 
 
-@torch.no_grad()
-def encode_streamed(
-    model: JEPA,
-    store: TrajectoryStore,
-    keys: list[str],
-    derived: Mapping[str, Any],
-    episodes: np.ndarray,
-    device: torch.device,
-) -> Tensor:
-    """Encode all rows of ``episodes`` to flat embeddings ``(rows, D)``, reading a few thousand frames at a time."""
-    parts = []
-    with StreamingWindows(store, keys, 1, episodes=episodes, device=device, derived=derived) as rows:
-        for first in range(0, rows.num_windows, ENCODE_ROWS):
-            batch = rows.gather(rows.starts[first : first + ENCODE_ROWS])
-            parts.append(model.encode({key: batch[key][:, 0] for key in keys}).flatten(1))
-    return torch.cat(parts)
-
-
 class EpisodeFrames:
     """Frames of whole episodes, encoded.
 
@@ -196,18 +191,24 @@ class EpisodeFrames:
 
 @torch.no_grad()
 def encode_episodes(
-    model: JEPA, store: TrajectoryStore, episodes: np.ndarray
+    model: JEPA, store: TrajectoryStore, episodes: np.ndarray, *, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Encode all frames of some episodes, at half precision.
+    """Encode all frames of some episodes, reading some thousand frames at a time.
 
     Returns:
-        Flat embeddings ``(rows, D)``, actions ``(rows, A)`` and offsets ``(E + 1,)`` of the episodes.
+        Flat embeddings ``(rows, D)`` of ``dtype``, actions ``(rows, A)`` and offsets ``(E + 1,)`` of the episodes.
     """
-    frames, embeddings, actions, lengths = EpisodeFrames(model, store), [], [], []
-    for block in np.array_split(episodes, max(1, len(episodes) // 256)):
+    frames, embeddings, actions = EpisodeFrames(model, store), [], []
+    offsets = np.append(0, store.index.length[store.index.positions(episodes)].cumsum())
+    for block in np.array_split(episodes, -(-int(offsets[-1]) // ENCODE_ROWS)):
         arrays, length = frames.read(block)
-        embeddings.append(frames.encode(arrays, torch.arange(int(length.sum()))).half())
+        embeddings.append(frames.encode(arrays, torch.arange(int(length.sum()))).to(dtype))
         actions.append(arrays["action"])
-        lengths.append(length)
-    offsets = np.concatenate([[0], np.concatenate(lengths).cumsum()])
     return torch.cat(embeddings), torch.cat(actions).to(model.device), torch.from_numpy(offsets)
+
+
+def choose_episodes(episodes: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """Return at most ``most`` of the episodes, drawn by ``seed``, in their order."""
+    if len(episodes) <= most:
+        return episodes
+    return np.sort(np.random.default_rng(seed).choice(episodes, most, replace=False))

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.cached_rows import PredictorObjective, RowPairs, RowWindows
 from benchmarks.diagnosing import (
     NUM_WINDOWS,
     SPACED,
@@ -31,10 +32,10 @@ from benchmarks.path_graphs import build_path_graphs
 from benchmarks.policy_checkpoint import save_policy
 from benchmarks.preparation import (
     Windows,
+    choose_episodes,
     derived_keys,
     encode_episodes,
     encode_resident,
-    encode_streamed,
     label_dims,
     make_model,
     split_episodes,
@@ -264,9 +265,8 @@ class _Stages:
         episodes = split_episodes(self.recipe, self.store)["train"]
         if max_episodes is None or len(episodes) <= max_episodes:
             return self.cached(model)
-        generator = np.random.default_rng(derive_seed(self.seed, "refit"))
-        chosen = np.sort(generator.choice(episodes, max_episodes, replace=False))
-        return encode_episodes(model, self.store, chosen)
+        chosen = choose_episodes(episodes, max_episodes, derive_seed(self.seed, "refit"))
+        return encode_episodes(model, self.store, chosen, dtype=torch.float16)
 
     def critic(self, model: JEPA, config: CriticRecipe) -> Critic:
         """Train the cost-to-go on cached embeddings, or load it."""
@@ -363,12 +363,10 @@ class _Stages:
             derived = derived_keys(self.store, keys, self.device)
             if isinstance(windows, ResidentWindows):
                 embeddings = encode_resident(model, windows, keys, derived)
-                actions = windows.arrays["action"]
+                self._cached = embeddings, windows.arrays["action"], windows.offsets
             else:
                 episodes = split_episodes(self.recipe, self.store)["train"]
-                embeddings = encode_streamed(model, self.store, keys, derived, episodes, self.device)
-                actions = torch.from_numpy(self.store.read(["action"], episodes)["action"]).to(self.device)
-            self._cached = embeddings, actions, windows.offsets
+                self._cached = encode_episodes(model, self.store, episodes)
             windows.close()
             self._windows = None
         return self._cached
@@ -410,77 +408,3 @@ class _Stages:
         )
         if rank_and_world_size()[0] == 0:
             write_config(self.run, self.recipe, seconds={stage: time.perf_counter() - began})
-
-
-class PredictorObjective(nn.Module):
-    """Open-loop prediction of cached embeddings; only the predictor and its LayerNorm are trained.
-
-    Args:
-        model: a JEPA with an untied LayerNorm; everything but predictor and its norm should be frozen.
-    """
-
-    def __init__(self, model: JEPA) -> None:
-        super().__init__()
-        self.predictor = model.predictor.requires_grad_(True)
-        self.norm = model.predictor_norm.requires_grad_(True)
-        self._model = (model,)  # not a submodule: its encoder is neither trained nor saved here
-
-    def forward(self, batch: Mapping[str, Tensor], step: int = 0) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return ``{"prediction": MSE}`` for ``embedding (M, H + 1, D)`` flat and ``action (M, H, A)``."""
-        model = self._model[0]
-        embeddings = batch["embedding"]
-        start = embeddings[:, 0].unflatten(1, model.embedding_shape)
-        predictions = model.rollout(start, batch["action"]).flatten(2)
-        return {"prediction": (predictions - embeddings[:, 1:]).square().mean()}
-
-
-class RowPairs:
-    """Pairs of random frames as start and goal.
-
-    Args:
-        embeddings: ``(rows, D)``.
-        batch_size: pairs per batch.
-        seed: batches are a function of ``(seed, step)``.
-    """
-
-    def __init__(self, embeddings: Tensor, batch_size: int, seed: int) -> None:
-        self.embeddings, self.batch_size, self.seed = embeddings, batch_size, seed
-
-    def __call__(self, step: int) -> dict[str, Tensor]:
-        """Return ``start`` and ``goal (batch_size, D)`` of the batch of ``step``."""
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, step))
-        rows = torch.randint(len(self.embeddings), (2, self.batch_size), generator=generator)
-        start, goal = rows.to(self.embeddings.device)
-        return {"start": self.embeddings[start], "goal": self.embeddings[goal]}
-
-
-class RowWindows:
-    """Rows of random windows within episodes.
-
-    Args:
-        offsets: ``(E + 1,)`` first row of each episode, and the number of rows.
-        num_steps: steps of a window; it has one row more.
-        batch_size: windows per batch.
-        seed: batches are a function of ``(seed, step)``.
-    """
-
-    def __init__(self, offsets: Tensor, num_steps: int, batch_size: int, seed: int) -> None:
-        lengths = offsets.diff().tolist()
-        self.starts = torch.cat(
-            [
-                torch.arange(first, first + max(0, length - num_steps))
-                for first, length in zip(offsets[:-1].tolist(), lengths, strict=True)
-            ]
-        )
-        if len(self.starts) == 0:
-            raise ValueError(
-                f"num_steps must be < the rows of the longest episode ({max(lengths)}), got {num_steps}"
-            )
-        self.within = torch.arange(num_steps + 1)
-        self.batch_size, self.seed = batch_size, seed
-
-    def __call__(self, step: int) -> Tensor:
-        """Return the rows of the windows of ``step``, ``(batch_size, num_steps + 1)``."""
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, step))
-        chosen = torch.randint(len(self.starts), (self.batch_size,), generator=generator)
-        return self.starts[chosen][:, None] + self.within

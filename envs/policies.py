@@ -238,8 +238,8 @@ class DoorCrossing:
 class RandomWaypoints:
     """Heads straight for one random place after the other, for a few steps each: the random waypoint model.
 
-    (Johnson & Maltz 1996, section 4.) It presses against walls, slides along them and falls through doors, as
-    planners try to; a random walk with small steps seldom does. Walls are not avoided and nothing is rewarded.
+    (Johnson & Maltz 1996, mobility of ad hoc networks.) It presses against walls, slides along them and falls through
+    doors, as planners try to; a random walk with small steps seldom does. Walls are not avoided, nothing is rewarded.
 
     Args:
         patience: Steps for one place are uniform in 1 .. ``patience``, also where it cannot be reached.

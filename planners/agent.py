@@ -142,13 +142,15 @@ class Agent:
         if self.mode == "2" and self._memory is None and self.mpc is not None and not self.mpc.needs_plan:
             return self.mpc.act(_never_planned, num)  # the rest of a plan needs no look at the world
         embedding = self.model.encode(obs)
-        action = self._choose(embedding, num)
-        if self._remember is not None:
-            self._memory = self._remember(self._memory, embedding, action)
+        action = self.choose(embedding)
+        self.remember(embedding, action)
         return action
 
-    def _choose(self, embedding: Tensor, num: int) -> Tensor:
-        assert self.goal is not None
+    @torch.no_grad()
+    def choose(self, embedding: Tensor) -> Tensor:
+        """Choose actions ``(B, A)`` at ``embedding (B, *D)``; whoever executes others says so by :meth:`remember`."""
+        if self.goal is None:
+            raise ValueError("a goal must be set before acting, got none")
         if self.mode == "1":
             assert self.policy is not None
             return self.bounds.project(self.policy(embedding, self.goal))
@@ -158,7 +160,12 @@ class Agent:
         if self.policy is not None and self.mpc.needs_plan:
             proposals = self._proposal(embedding)
         cost_fn = imagined_cost(self.model, self.cost, embedding, self.goal, self._memory)
-        return self.mpc.act(cost_fn, num, proposals=proposals)
+        return self.mpc.act(cost_fn, len(embedding), proposals=proposals)
+
+    def remember(self, embedding: Tensor, action: Tensor) -> None:
+        """Take into the short-term memory, if there is one, that ``action (B, A)`` is executed at ``embedding``."""
+        if self._remember is not None:
+            self._memory = self._remember(self._memory, embedding, action)
 
     def _proposal(self, embedding: Tensor) -> Tensor:
         """Let the policy act in imagination, ``(B, 1, H, A)``."""

@@ -51,7 +51,7 @@ class Demonstrations:
 @torch.no_grad()
 def demonstrate(
     observe: Callable[[], Tensor],
-    step: Callable[[Tensor], None],
+    step: Callable[[Tensor, Tensor], None],
     teacher: Callable[[Tensor], Tensor],
     goal: Tensor,
     num_steps: int,
@@ -63,7 +63,7 @@ def demonstrate(
 
     Args:
         observe: embeddings ``(B, *D)`` of the present states.
-        step: executes actions ``(B, A)``.
+        step: executes actions ``(B, A)`` in the states of the embeddings ``(B, *D)``: ``step(embedding, action)``.
         teacher: embeddings ``(B, *D)`` to the planner's actions ``(B, A)``.
         goal: ``(B, *D)``.
         num_steps: length of the episodes, ``T``.
@@ -79,7 +79,7 @@ def demonstrate(
         action = teacher(embedding)
         embeddings.append(embedding)
         actions.append(action)
-        step(action if learner is None else learner(embedding, goal))
+        step(embedding, action if learner is None else learner(embedding, goal))
         if on_step is not None:
             on_step(number + 1)
     goals = goal[None].expand(num_steps, *goal.shape).flatten(0, 1)

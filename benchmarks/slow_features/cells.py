@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.catalogue import resolve
 from benchmarks.objectives import OBJECTIVES, with_objective
-from benchmarks.recipes import Recipe, override, resolve
+from benchmarks.recipes import Recipe, override
 from worldmodel.jepa import require_known
 
 WORLDS = ("dot", "three-dots", "two-rooms")

@@ -155,9 +155,11 @@ def fewer_samples(planner: PlannerRecipe, share: float) -> PlannerRecipe:
 def generalisation_cells(subject: Subject) -> list[Cell]:
     """Each factor of variation at values that the data never had, for the agent and for the same planner on the truth."""
     factors, cells = FACTORS.get(subject.env_id, {}), []
+    if not factors:
+        raise ValueError(f"a study of factors must be of {' or '.join(FACTORS)}, got {subject.env_id}")
     for factor in subject.choice.factors or factors:
         if factor not in factors:
-            raise ValueError(f"factors must be of {', '.join(factors) or 'none'}, got {factor!r}")
+            raise ValueError(f"factors must be of {', '.join(factors)}, got {factor!r}")
         for value in factors[factor]:
             evaluation = dataclasses.replace(
                 subject.evaluation, variation={**subject.evaluation.variation, factor: value}

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.agents import LearnedActor, TrainedRun, load_run
 from benchmarks.evaluation import Actor, draw_tasks, reference_actors, run_episodes, summarise
 from benchmarks.recipes import EvaluationRecipe
-from benchmarks.runs import RunError, command_line, read_config, read_recipe, versions, write_json
+from benchmarks.runs import RunError, command_line, read_config, read_json, read_recipe, versions, write_json
 from benchmarks.seeding import derive_seed
 from benchmarks.studies.cells import (
     Cell,
@@ -92,9 +92,11 @@ def run_study(
     done = [row["labels"] for row in value["rows"]]
     cells = [cell for cell in STUDIES[name](subject) if cell.labels not in done]
     for number, cell in enumerate(cells):
-        report = None
-        if on_step is not None:
-            report = _Report(on_step, f"{number + 1}/{len(cells)}")
+
+        def report(step: int, total: int, cell: str = f"{number + 1}/{len(cells)}") -> None:
+            if on_step is not None:
+                on_step(cell, step, total, {})
+
         row = _evaluate(cell, trained, seed, report)
         value["rows"].append({"labels": cell.labels, **{key: row[key] for key in KEPT}})
         write_json(path, value)
@@ -102,18 +104,10 @@ def run_study(
     return value
 
 
-class _Report:
-    def __init__(self, on_step: OnStep, cell: str) -> None:
-        self.on_step, self.cell = on_step, cell
-
-    def __call__(self, step: int, total: int) -> None:
-        self.on_step(self.cell, step, total, {})
-
-
 def _rows(path: Path, setting: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    earlier = json.loads(path.read_text())
+    earlier = read_json(path)
     for key, ours in setting.items():
         if earlier.get(key) != ours:
             raise RunError(
@@ -122,7 +116,9 @@ def _rows(path: Path, setting: Mapping[str, Any]) -> list[dict[str, Any]]:
     return earlier["rows"]
 
 
-def _evaluate(cell: Cell, trained: TrainedRun, seed: int, report: _Report | None) -> dict[str, Any]:
+def _evaluate(
+    cell: Cell, trained: TrainedRun, seed: int, report: Callable[[int, int], None]
+) -> dict[str, Any]:
     simulator = trained.simulator
     tasks = draw_tasks(simulator, cell.evaluation)
     actor: Actor

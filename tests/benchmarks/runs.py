@@ -4,8 +4,8 @@ import functools
 import tempfile
 from pathlib import Path
 
+from benchmarks.catalogue import resolve
 from benchmarks.collecting import collect_store
-from benchmarks.recipes import resolve
 from benchmarks.stages import train_run
 
 

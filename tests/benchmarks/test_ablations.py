@@ -5,8 +5,9 @@ import json
 import pytest
 
 from benchmarks.ablations import ABLATIONS, terms, trajectory_length
+from benchmarks.catalogue import resolve
 from benchmarks.cli import main
-from benchmarks.recipes import override, resolve
+from benchmarks.recipes import override
 
 
 def test_each_term_is_left_out_once_and_the_rest_stays():
@@ -68,3 +69,7 @@ def test_ablations_run_are_written_and_go_on_where_they_stopped(tmp_path, capsys
     assert again["rows"][:3] == value["rows"][:3]
     assert again["rows"][3]["agents"] == value["rows"][3]["agents"]
     assert (cell / "model" / "model.safetensors").read_bytes() == before
+    assert main([*command, "--set", *few, "world_model.lr=1e-4"]) == 1
+    assert "got other world_model" in capsys.readouterr().err
+    assert main([*command, "--set", *few, "evaluation.seed=5"]) == 1
+    assert "same planner and tasks" in capsys.readouterr().err

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.catalogue import resolve
 from benchmarks.collecting import collect_store, renderer
-from benchmarks.recipes import resolve
 from worldmodel.data import StoreError, TrajectoryStore
 
 CONFIG = resolve("two-rooms", "smoke").collect

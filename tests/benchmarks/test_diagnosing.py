@@ -9,12 +9,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from benchmarks.catalogue import resolve
 from benchmarks.cli import main
 from benchmarks.collecting import collect_store
 from benchmarks.diagnosing import diagnosed_episodes, draw_spaced, draw_windows, read_alarm, read_history
 from benchmarks.display import print_alarm, progress_bar
 from benchmarks.preparation import split_episodes
-from benchmarks.recipes import resolve
 from benchmarks.report import render_report
 from benchmarks.stages import _Stages
 from tests.benchmarks.runs import smoke_run

@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from benchmarks import arguments
+from benchmarks.agents import load_run
+from benchmarks.catalogue import resolve
 from benchmarks.cli import main
-from benchmarks.distilling import DistillConfig, distill_run
+from benchmarks.distilling import DaggerConfig, _Distiller, distill_run
 from benchmarks.policy_checkpoint import POLICIES, load_policy, policy_folder
+from envs.two_rooms import TwoRooms
 from tests.benchmarks.runs import smoke_run
 
-SMALL = DistillConfig(rounds=2, episodes=6, num_steps=3, train_steps=4, batch_size=8, hidden_dims=(16,))
+SMALL = DaggerConfig(rounds=2, episodes=6, num_steps=3, train_steps=4, batch_size=8, hidden_dims=(16,))
 
 
 @pytest.fixture
@@ -29,16 +32,16 @@ def test_the_command_line_knows_the_same_policies():
 
 def test_dagger_asks_the_planner_in_every_state_of_all_rounds_and_repeats(run):
     before = (run / "policy" / "model.safetensors").read_bytes()
-    facts = distill_run(run, "dagger", SMALL)
+    facts = distill_run(run, SMALL)
     assert facts["demonstrations"] == 2 * 6 * 3
     assert facts["planner"]["name"] == "cem"
     first = load_policy(policy_folder(run, "dagger"))
     assert first.hidden_dims == (16,)
-    distill_run(run, "dagger", SMALL)
+    distill_run(run, SMALL)
     again = load_policy(policy_folder(run, "dagger"))
     for one, two in zip(first.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(one, two)
-    distill_run(run, "dagger", SMALL, seed=5)
+    distill_run(run, SMALL, seed=5)
     other = load_policy(policy_folder(run, "dagger"))
     assert not torch.equal(first.layers[0].weight, other.layers[0].weight)
     assert (run / "policy" / "model.safetensors").read_bytes() == before
@@ -47,20 +50,20 @@ def test_dagger_asks_the_planner_in_every_state_of_all_rounds_and_repeats(run):
 def test_dagger_starts_from_the_policy_of_the_run_where_it_fits(run):
     own = load_policy(policy_folder(run, "imagination"))
     config = dataclasses.replace(SMALL, hidden_dims=own.hidden_dims, rounds=1, train_steps=1, lr=1e-9)
-    assert distill_run(run, "dagger", config)["started_from_own"]
+    assert distill_run(run, config)["started_from_own"]
     distilled = load_policy(policy_folder(run, "dagger"))
     for name, value in own.state_dict().items():
         torch.testing.assert_close(distilled.state_dict()[name], value)
-    assert not distill_run(run, "dagger", SMALL)["started_from_own"]  # of another shape
-    assert not distill_run(run, "dagger", dataclasses.replace(config, own_start=False))["started_from_own"]
+    assert not distill_run(run, SMALL)["started_from_own"]  # of another shape
+    assert not distill_run(run, dataclasses.replace(config, own_start=False))["started_from_own"]
     fresh = load_policy(policy_folder(run, "dagger"))
     assert not torch.equal(fresh.layers[0].weight, distilled.layers[0].weight)
 
 
 def test_both_methods_are_kept_and_evaluated_by_name(run, capsys):
-    small = ["episodes=6", "num_steps=3", "rounds=1", "train_steps=4", "hidden_dims=[16]"]
-    for method in ("dagger", "inverse"):
-        distill = ["distill", str(run), "--method", method, "--set", *small, "--quiet"]
+    small = {"dagger": ["episodes=6", "num_steps=3", "rounds=1"], "inverse": ["max_episodes=9"]}
+    for method, settings in small.items():
+        distill = ["distill", str(run), "--method", method, "--set", *settings, "train_steps=4", "--quiet"]
         assert main(distill) == 0
     assert json.loads((run / "distill.json").read_text()).keys() == {"dagger", "inverse"}
     common = ["evaluate", str(run), "--episodes", "4", "--steps", "2", "--no-references", "--quiet", "--json"]
@@ -86,12 +89,14 @@ def test_a_policy_that_was_not_distilled_is_one_sentence(run, capsys):
     assert "run must have a trained policy-inverse" in message
     assert "worldmodel distill" in message
     assert "Traceback" not in message
+    assert main(["evaluate", str(run), "--mode", "2", "--policy", "dagger", "--quiet"]) == 1
+    assert "with a mode that acts by it, 1 or 2+1, got 'dagger' with mode 2" in capsys.readouterr().err
 
 
 def test_a_run_without_a_policy_of_its_own_can_be_distilled(tmp_path, capsys):
     """Planning by distances needs no critic, and imitating needs neither."""
     shutil.copytree(smoke_run("slow-features"), tmp_path / "run")
-    facts = distill_run(tmp_path / "run", "dagger", SMALL)
+    facts = distill_run(tmp_path / "run", SMALL)
     assert facts["planner"]["cost"] == "last_distance"
     common = ["evaluate", str(tmp_path / "run"), "--episodes", "4", "--steps", "2", "--quiet"]
     assert main([*common, "--mode", "1", "--policy", "dagger"]) == 0
@@ -99,13 +104,48 @@ def test_a_run_without_a_policy_of_its_own_can_be_distilled(tmp_path, capsys):
     assert "trains none" in capsys.readouterr().err
 
 
+def test_the_planner_remembers_what_the_policy_did(tmp_path):
+    """A predictor that looks back must see the actions that were executed, not those that were proposed."""
+    context = (
+        "model.predictor=transformer",
+        'model.predictor_args={"context": 2, "width": 16, "num_layers": 1}',
+    )
+    shutil.copytree(smoke_run("two-rooms", context), tmp_path / "run")
+    executed, remembered = [], []
+
+    class Watched(TwoRooms):
+        def transition(self, state, action):
+            executed.append(action)
+            return super().transition(state, action)
+
+    trained = load_run(tmp_path / "run")
+    remember = type(trained.model).remember
+
+    def watch(model, memory, embedding, action):
+        remembered.append(action)
+        return remember(model, memory, embedding, action)
+
+    config = dataclasses.replace(SMALL, rounds=2, own_start=False)
+    distiller = _Distiller(trained, config, 0, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(trained.model), "remember", watch)
+        kwargs = trained.env["kwargs"]
+        planner = resolve("two-rooms", "smoke").planner
+        asked = distiller._round(config, Watched(**kwargs), planner, 1)
+    assert len(executed) == config.num_steps == len(remembered)
+    for one, two in zip(executed, remembered, strict=True):
+        assert torch.equal(one, two)
+    assert not torch.equal(torch.cat(executed), asked.action)
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (["rounds=0"], "DistillConfig.rounds must be >= 1, got 0"),
+        (["rounds=0"], "DaggerConfig.rounds must be >= 1, got 0"),
         (["lr=0"], "lr must be > 0, got 0"),
         (["round=2"], "setting must be one of .*did you mean 'rounds'"),
         (["rounds=2.5"], "rounds must be of type int, got 2.5"),
+        (["max_lag=3"], "setting must be one of .*got 'max_lag'"),  # of the other method
     ],
 )
 def test_bad_settings_are_one_sentence(run, capsys, settings, sentence):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks.agents import LearnedActor, load_run, make_cost, with_planner
+from benchmarks.catalogue import resolve
 from benchmarks.evaluation import (
     OracleActor,
     ScriptedActor,
@@ -16,7 +17,7 @@ from benchmarks.evaluation import (
     summarise,
 )
 from benchmarks.pipeline import evaluate_run
-from benchmarks.recipes import EvaluationRecipe, PlannerRecipe, resolve
+from benchmarks.recipes import EvaluationRecipe, PlannerRecipe
 from benchmarks.report import render_report
 from benchmarks.runs import read_results
 from envs.registration import make_simulator

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.catalogue import resolve
 from benchmarks.cli import main
 from benchmarks.collecting import collect_store
 from benchmarks.path_graphs import build_path_graphs
 from benchmarks.preparation import EpisodeFrames, make_model, split_episodes
-from benchmarks.recipes import override, resolve
+from benchmarks.recipes import override
 from worldmodel.paths import PathConfig
 
 SMOKE = resolve("two-rooms-small", "smoke")

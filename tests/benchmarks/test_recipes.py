@@ -5,7 +5,8 @@ import re
 import pytest
 
 from benchmarks.arguments import RECIPE_NAMES
-from benchmarks.recipes import RECIPES, recipe_from_json, resolve
+from benchmarks.catalogue import RECIPES, resolve
+from benchmarks.recipes import recipe_from_json
 
 
 @pytest.mark.parametrize("name", RECIPES)

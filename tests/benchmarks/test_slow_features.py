@@ -8,11 +8,11 @@ import types
 import pytest
 import torch
 
+from benchmarks.catalogue import RECIPES, resolve
 from benchmarks.cli import main
 from benchmarks.display import make_console
 from benchmarks.objectives import OBJECTIVES, resolve_with_objective, with_objective
 from benchmarks.pipeline import evaluate_run
-from benchmarks.recipes import RECIPES, resolve
 from benchmarks.report import render_report
 from benchmarks.slow_features import run_benchmark
 from benchmarks.slow_features.alarm_quality import alarm_quality, judge

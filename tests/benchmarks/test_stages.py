@@ -4,11 +4,18 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.cached_rows import RowWindows
+from benchmarks.catalogue import resolve
 from benchmarks.collecting import collect_store
-from benchmarks.preparation import encode_resident, encode_streamed, make_model, split_episodes
-from benchmarks.recipes import resolve
+from benchmarks.preparation import (
+    choose_episodes,
+    encode_episodes,
+    encode_resident,
+    make_model,
+    split_episodes,
+)
 from benchmarks.runs import RunError, read_config
-from benchmarks.stages import RowWindows, _Stages, train_run
+from benchmarks.stages import _Stages, train_run
 from tests.benchmarks.runs import smoke_run
 from worldmodel.data import ResidentWindows, TrajectoryStore
 from worldmodel.metrics import read_metrics
@@ -61,9 +68,16 @@ def test_streamed_frames_encode_to_the_rows_of_resident_ones(tmp_path):
     model = make_model(SMOKE, store, 0).eval()
     episodes = store.episodes["episode_index"]
     resident = ResidentWindows(store, ["pixels", "action"], 13, episodes=episodes)
-    streamed = encode_streamed(model, store, ["pixels"], {}, episodes, torch.device("cpu"))
+    streamed, actions, offsets = encode_episodes(model, store, episodes)
     expected = encode_resident(model, resident, ["pixels"], {})
     torch.testing.assert_close(streamed, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(actions, resident.arrays["action"])
+    assert torch.equal(offsets, resident.offsets)
+    few = choose_episodes(episodes, 7, seed=3)
+    assert len(few) == 7 == len(set(few) & set(episodes))
+    part, _, ends = encode_episodes(model, store, few, dtype=torch.float16)
+    first = int(offsets[list(episodes).index(few[1])])
+    torch.testing.assert_close(part[int(ends[1])].float(), expected[first], rtol=1e-2, atol=1e-2)
 
 
 def test_every_stage_resumes_where_it_was_killed(tmp_path):

@@ -5,10 +5,11 @@ import shutil
 
 import pytest
 
+from benchmarks.catalogue import resolve
 from benchmarks.cli import main
 from benchmarks.evaluation import draw_tasks
 from benchmarks.policy_checkpoint import policy_folder
-from benchmarks.recipes import EvaluationRecipe, resolve
+from benchmarks.recipes import EvaluationRecipe
 from benchmarks.studies.cells import (
     HORIZONS,
     PLANNERS,

@@ -29,7 +29,8 @@ class PointWorld:
     def observe(self):
         return self.position.clone()
 
-    def step(self, action):
+    def step(self, embedding, action):
+        assert torch.equal(embedding, self.position)
         self.position = self.position + action
 
     def teacher(self, embedding):
@@ -78,7 +79,7 @@ def test_a_policy_learns_what_the_teacher_does():
     fresh = PointWorld(50, seed=7)
     for _ in range(20):
         with torch.no_grad():
-            fresh.step(policy(fresh.position, fresh.goal))
+            fresh.step(fresh.position, policy(fresh.position, fresh.goal))
     assert (fresh.position - fresh.goal).norm(dim=-1).median() < 0.2
 
 
