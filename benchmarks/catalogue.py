@@ -102,7 +102,7 @@ def two_rooms_small() -> Recipe:
         planner=PlannerRecipe(
             args={"num_samples": 24, "num_iters": 2, "num_elites": 4, "min_std": 0.1},
         ),
-        evaluation=EvaluationRecipe(num_tasks=200),
+        evaluation=EvaluationRecipe(num_tasks=500),
     )
 
 
