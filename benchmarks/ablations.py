@@ -164,7 +164,7 @@ def _run_cell(
     evaluations = evaluate_run(
         run, seed=seed, device=device, with_references=False, with_media=False, on_step=report
     )
-    shown = ("success_rate", "ci95", "success_rate_final", "steps_to_success")
+    shown = ("success_rate", "ci95", "success_rate_final", "strict", "steps_to_success")
     row = {
         "name": ablation.name,
         "settings": list(ablation.settings),

@@ -33,6 +33,7 @@ VARIANCE_COVARIANCE = {
     "temporal_similarity": 12.0,
     "inverse_dynamics": 1.0,
 }
+PLDM_RADIUS = 1.41  # the success radius of PLDM (arXiv 2502.14819) [px]; the environment's is EB-JEPA's 4.5
 
 
 def two_rooms() -> Recipe:
@@ -52,6 +53,7 @@ def two_rooms() -> Recipe:
         planner=PlannerRecipe(
             args={"num_samples": 64, "num_iters": 2, "num_elites": 6, "min_std": 0.1},
         ),
+        evaluation=EvaluationRecipe(strict_radius=PLDM_RADIUS),
     )
 
 
@@ -102,7 +104,7 @@ def two_rooms_small() -> Recipe:
         planner=PlannerRecipe(
             args={"num_samples": 24, "num_iters": 2, "num_elites": 4, "min_std": 0.1},
         ),
-        evaluation=EvaluationRecipe(num_tasks=500),
+        evaluation=EvaluationRecipe(num_tasks=500, strict_radius=PLDM_RADIUS),
     )
 
 

@@ -19,6 +19,7 @@ from envs.policies import (
     Expert,
     HeadingRandomWalk,
     Mixture,
+    OneRoom,
     Policy,
     RandomWaypoints,
     UniformRandom,
@@ -37,6 +38,8 @@ POLICIES: dict[str, Callable[..., Any]] = {
     "expert": Expert,
     "directed": DirectedWalk,
     "waypoints": RandomWaypoints,
+    "heading_one_room": lambda: OneRoom(HeadingRandomWalk()),
+    "waypoints_one_room": lambda: OneRoom(RandomWaypoints()),
 }
 NATIVE_POLICY = {"worldmodel/MovingDot-v0": "directed", "worldmodel/TwoRooms-v0": "heading"}
 

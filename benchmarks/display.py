@@ -116,12 +116,14 @@ def diagnostics_table(scalars: Mapping[str, float]) -> Table:
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the results of an evaluation as a table, reference rows last."""
+    radius = next((row["strict"]["radius"] for row in rows if row.get("strict")), None)
     table = Table(title=None, header_style="bold")
     for name, justify in (
         ("agent", "left"),
         ("success %", "right"),
         ("95 % interval", "right"),
         ("at the end %", "right"),
+        *([(f"within {radius:g} %", "right")] if radius else []),
         ("steps (median)", "right"),
         ("ms per action", "right"),
         ("one alone", "right"),
@@ -137,6 +139,7 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             f"{100 * row['success_rate']:.1f}",
             f"{100 * low:.1f} – {100 * high:.1f}",
             f"{100 * row['success_rate_final']:.1f}",
+            *([f"{100 * row['strict']['success_rate']:.1f}" if row.get("strict") else "–"] if radius else []),
             "–" if steps is None else f"{steps:.0f}",
             f"{row['plan_ms']['mean']:.3f}",
             f"{row['latency_ms']:.2f}" if "latency_ms" in row else "–",

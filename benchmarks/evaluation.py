@@ -55,6 +55,7 @@ class Tasks:
         num_steps: budget [env steps].
         seed: what they were drawn from.
         variation: factors of variation that were set.
+        strict_radius: a second, narrower success [units of the simulator's distance], or None.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Tasks:
     num_steps: int
     seed: int
     variation: Mapping[str, float] = field(default_factory=dict)
+    strict_radius: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Episodes:
 
     Attributes:
         reached: ``(B, T)`` bool, goal reached after step ``t``.
+        distance: ``(B, T)`` to the goal after step ``t`` [units of the simulator's distance].
         act_ms: ``(T,)`` milliseconds of ``act`` per episode.
         states: ``T + 1`` recorded states, or none when not recorded.
         is_bounded: whether every action kept the bounds.
@@ -79,6 +82,7 @@ class Episodes:
     """
 
     reached: Tensor
+    distance: Tensor
     act_ms: np.ndarray
     states: list[State]
     is_bounded: bool
@@ -94,7 +98,14 @@ def draw_tasks(simulator: Simulator, config: EvaluationRecipe) -> Tasks:
     if solved:
         raise RuntimeError(f"no task may be solved at its start, got {solved} of {config.num_tasks}")
     return Tasks(
-        simulator.env_id, config.split, start, goal, config.num_steps, config.seed, dict(config.variation)
+        simulator.env_id,
+        config.split,
+        start,
+        goal,
+        config.num_steps,
+        config.seed,
+        dict(config.variation),
+        config.strict_radius,
     )
 
 
@@ -119,7 +130,8 @@ def run_episodes(
     state = tasks.start
     began = time.perf_counter()
     actor.begin(tasks.goal)
-    reached, act_ms, states, is_bounded = [], [], [state] if record else [], True
+    reached, distance, act_ms = [], [], []
+    states, is_bounded = [state] if record else [], True
     num = len(next(iter(state.values())))
     for step in range(tasks.num_steps):
         seen = actor.observe(state)
@@ -129,12 +141,20 @@ def run_episodes(
         is_bounded &= bool(bounds.contains(action, BOUND_TOLERANCE).all())
         state = simulator.transition(state, action)
         reached.append(simulator.success(state, tasks.goal))
+        distance.append(simulator.distance(state, tasks.goal))
         if record:
             states.append(state)
         if on_step is not None:
             on_step(step + 1, tasks.num_steps)
     wall_s = time.perf_counter() - began
-    return Episodes(torch.stack(reached, dim=1), np.array(act_ms), states, is_bounded, wall_s)
+    return Episodes(
+        torch.stack(reached, dim=1),
+        torch.stack(distance, dim=1),
+        np.array(act_ms),
+        states,
+        is_bounded,
+        wall_s,
+    )
 
 
 def summarise(
@@ -167,6 +187,7 @@ def summarise(
         "success_rate": float(ever.double().mean()),
         "ci95": [low, high],
         "success_rate_final": float(reached[:, -1].double().mean()),
+        "strict": _strict(episodes.distance, tasks.strict_radius),
         "steps_to_success": {
             "median": float(np.median(first)) if len(first) else None,
             "p90": float(np.percentile(first, 90)) if len(first) else None,
@@ -186,6 +207,20 @@ def summarise(
         "device": device,
         "versions": versions(),
         "command": command_line(),
+    }
+
+
+def _strict(distance: Tensor, radius: float | None) -> dict[str, Any] | None:
+    """Success within the narrower radius, or None where none was given."""
+    if radius is None:
+        return None
+    reached = distance < radius
+    num = int(reached.any(dim=1).sum())
+    return {
+        "radius": radius,
+        "success_rate": num / len(reached),
+        "ci95": list(wilson_interval(num, len(reached))),
+        "success_rate_final": float(reached[:, -1].double().mean()),
     }
 
 

@@ -32,19 +32,26 @@ ROWS = {
 def quickstart_table(summaries: Sequence[Mapping[str, Any]]) -> str:
     """Return the five rows over seeds: rates and the interval of each, rates at the end, mean milliseconds."""
     seeds = ", ".join(str(summary["seed"]) for summary in summaries)
+    agents = [summary["agents"] for summary in summaries]
+    strict = [[row["strict"] for row in one.values() if row.get("strict")] for one in agents]
+    radius = strict[0][0]["radius"] if all(strict) else None
+    narrow = "" if radius is None else f" within {radius:g} px |"
     lines = [
         f"| success on {summaries[0]['tasks']} cross-room tasks, seeds {seeds} | within 200 steps | 95 % interval "
-        "of each | at step 200 | ms per action, together | alone |",
-        "|---|---|---|---|---|---|",
+        f"of each | at step 200 |{narrow} ms per action, together | alone |",
+        "|---|---|---|---|---|---|" + ("" if radius is None else "---|"),
     ]
     for agent, words in ROWS.items():
-        rows = [summary["agents"][agent] for summary in summaries]
+        rows = [one[agent] for one in agents]
         rates = " / ".join(f"{100 * row['success_rate']:.1f}" for row in rows)
         intervals = ", ".join(f"{100 * row['ci95'][0]:.0f}–{100 * row['ci95'][1]:.0f}" for row in rows)
         final = " / ".join(f"{100 * row['success_rate_final']:.1f}" for row in rows)
         ms = sum(row["ms_per_action"] for row in rows) / len(rows)
         alone = [row["ms_per_action_alone"] for row in rows if row["ms_per_action_alone"] is not None]
         single = f"{sum(alone) / len(alone):.2g}" if alone else "–"
+        if radius is not None:
+            rates_within = " / ".join(f"{100 * row['strict']['success_rate']:.1f}" for row in rows)
+            final += f" % | {rates_within}"
         lines.append(f"| {words} | {rates} % | {intervals} | {final} % | {ms:.2g} | {single} |")
     return "\n".join(lines)
 

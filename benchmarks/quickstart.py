@@ -65,6 +65,7 @@ def summarise_run(
                 "success_rate": by_agent[name]["success_rate"],
                 "ci95": by_agent[name]["ci95"],
                 "success_rate_final": by_agent[name]["success_rate_final"],
+                "strict": by_agent[name]["strict"],
                 "ms_per_action": by_agent[name]["plan_ms"]["mean"],
                 "ms_per_action_alone": by_agent[name].get("latency_ms"),
             }

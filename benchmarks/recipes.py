@@ -156,6 +156,7 @@ class EvaluationRecipe:
     seed: int = 20_000  # of the tasks; one set of tasks for all models
     split: str = "eval"
     variation: dict[str, float] = field(default_factory=dict)  # factors of variation that are set
+    strict_radius: float | None = None  # a second, narrower success, reported beside [units of the distance]
 
 
 @dataclass(frozen=True)

@@ -294,6 +294,44 @@ class RandomWaypoints:
         return clip_action(sim, self._speed[:, None] * _direction(angle))
 
 
+class OneRoom:
+    """Another policy that is kept out of the door: a step that would leave the room or enter the door is reflected.
+
+    Data in which no trajectory passes through the door.
+
+    Args:
+        walk: Who acts otherwise.
+    """
+
+    def __init__(self, walk: Policy) -> None:
+        self.walk = walk
+
+    def reset(self, sim: Simulator, state: State, generator: torch.Generator) -> None:
+        """Start the other policy.
+
+        Raises:
+            ValueError: The simulator has no rooms.
+        """
+        if "wall_x" not in state:
+            raise ValueError(f"OneRoom must be used in a world with a door, got {sim.env_id}")
+        self.walk.reset(sim, state, generator)
+
+    def act(self, sim: Simulator, state: State, generator: torch.Generator) -> Tensor:
+        """Return ``(B, 2)``; steps along the wall where the reflected step would leave the room, too."""
+        action = self.walk.act(sim, state, generator)
+        for factor in (-1.0, 0.0):
+            turned = action * torch.tensor([factor, 1.0], device=sim.device)
+            action = torch.where(self._leaves(sim, state, action)[:, None], turned, action)
+        return action
+
+    @staticmethod
+    def _leaves(sim: Simulator, state: State, action: Tensor) -> Tensor:
+        side = (state["position"] - state["wall_x"][:, None])[:, 0].sign()
+        after = sim.transition(state, action)
+        clearance = side * (after["position"][:, 0] - after["wall_x"])
+        return clearance < state["wall_width"] / 2
+
+
 class Mixture:
     """Gives each world one of several policies for the length of a trajectory.
 

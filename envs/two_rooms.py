@@ -31,7 +31,7 @@ from envs.two_rooms_geometry import (
     shortest_path,
     slide,
 )
-from envs.two_rooms_layouts import DOOR_Y, WALL_X, draw_layout, layout_number
+from envs.two_rooms_layouts import DOOR_Y, HELD_OUT, WALL_X, draw_layout, layout_number
 from envs.two_rooms_render import COLORS, TwoRoomsRenderer
 from envs.variation import Variation, resolve_variation
 
@@ -54,6 +54,8 @@ class TwoRooms:
     Args:
         layout: "fixed" (wall x 32, door y 18; both splits have this one layout) or "random" (wall x in
             20..44, door y in 10..54; "train" and "eval" layouts are disjoint).
+        held_out: what random layouts of "eval" have that none of "train" has: "layouts", the pair of wall and
+            door; "lines", the column of the wall and the row of the door, each by itself.
         image_size: Pixels per side of the image; the world stays 65 px wide.
         rgb: Draw three colour channels instead of the two channels dot and walls.
         max_step: Largest norm of an action [px].
@@ -71,6 +73,7 @@ class TwoRooms:
         self,
         *,
         layout: str = "fixed",
+        held_out: str = "layouts",
         image_size: int = 65,
         rgb: bool = False,
         max_step: float = 2.45,
@@ -80,12 +83,13 @@ class TwoRooms:
         device: str | torch.device = "cpu",
     ) -> None:
         check_choice("layout", layout, ("fixed", "random"))
+        check_choice("held_out", held_out, HELD_OUT)
         check_choice("goal_room", goal_room, ("other", "same", "any"))
         check_whole("image_size", image_size, at_least=8)
         check_whole("max_steps", max_steps, at_least=1)
         check_positive("max_step", max_step)
         check_positive("success_radius", success_radius)
-        self.layout, self.goal_room, self.rgb = layout, goal_room, rgb
+        self.layout, self.held_out, self.goal_room, self.rgb = layout, held_out, goal_room, rgb
         self.image_size, self.max_steps = int(image_size), int(max_steps)
         self.max_step, self.success_radius = float(max_step), float(success_radius)
         self.device = torch.device(device)
@@ -103,7 +107,16 @@ class TwoRooms:
     @property
     def kwargs(self) -> dict[str, Any]:
         """Keyword arguments that rebuild this simulator, on any device; JSON-able."""
-        names = ("layout", "image_size", "rgb", "max_step", "goal_room", "success_radius", "max_steps")
+        names = (
+            "layout",
+            "held_out",
+            "image_size",
+            "rgb",
+            "max_step",
+            "goal_room",
+            "success_radius",
+            "max_steps",
+        )
         return {name: getattr(self, name) for name in names}
 
     def initial(
@@ -126,7 +139,7 @@ class TwoRooms:
         """
         check_choice("split", split, ("train", "eval"))
         given = resolve_variation(self.variation_space, variation, num_envs, self.device)
-        wall_x, door_y = draw_layout(self.layout, num_envs, generator, given, split)
+        wall_x, door_y = draw_layout(self.layout, num_envs, generator, given, split, self.held_out)
         defaults = {**DEFAULTS, **(COLORS if self.rgb else {})}
         default_factors = {
             name: torch.as_tensor(value, dtype=torch.uint8 if name in COLORS else torch.float32)

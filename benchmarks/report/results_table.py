@@ -107,10 +107,19 @@ def _row(evaluation: Evaluation) -> str:
     return (
         f'<tr><th scope="row">{text(title(agent))}{how}<small>{note}</small></th>'
         f'<td class="rate"><div class="rate-cell"><span><b>{percent(evaluation.get("success_rate"))}</b>'
-        f"<small>{interval(evaluation.get('ci95'))}</small></span>{_interval_bar(evaluation)}</div></td>"
+        f"<small>{interval(evaluation.get('ci95'))}</small>{_strict(evaluation)}</span>"
+        f"{_interval_bar(evaluation)}</div></td>"
         + "".join(f'<td data-label="{label}">{value}</td>' for label, value in cells)
         + "</tr>"
     )
+
+
+def _strict(evaluation: Evaluation) -> str:
+    """Say the success within the narrower radius, where there is one."""
+    strict = evaluation.get("strict")
+    if not strict:
+        return ""
+    return f"<small>{percent(strict['success_rate'])} within {number(strict['radius'], 2)}</small>"
 
 
 def _interval_bar(evaluation: Evaluation) -> str:

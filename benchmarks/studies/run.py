@@ -35,6 +35,7 @@ KEPT = (  # of an evaluation's row
     "success_rate",
     "ci95",
     "success_rate_final",
+    "strict",
     "steps_to_success",
     "plan_ms",
     "bounds_respected",

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -93,6 +94,25 @@ def test_success_is_counted_ever_and_at_the_end():
     assert 5 < row["steps_to_success"]["median"] < row["steps_to_success"]["p90"] <= 80
     assert row["env_steps"] == 30 * 160
     assert row["ci95"][0] < 1.0 == pytest.approx(row["ci95"][1])
+
+
+def test_a_narrower_radius_is_counted_beside():
+    simulator = make_simulator(TWO_ROOMS, image_size=16)
+    drawn = draw_tasks(simulator, EvaluationRecipe(num_tasks=30, num_steps=90, strict_radius=1.41))
+
+    def almost(state, goal):  # stops 1.5 to 4 px from the goal
+        far = simulator.distance(state, goal) > 1.5 + simulator.max_step
+        return simulator.expert(state, goal) * far[:, None]
+
+    row = summarise(run_episodes(simulator, ScriptedActor(almost), drawn), drawn, agent="x")
+    assert (row["success_rate_final"], row["strict"]["success_rate"]) == (1.0, 0.0)
+    episodes = run_episodes(simulator, ScriptedActor(simulator.expert), drawn)
+    row = summarise(episodes, drawn, agent="expert")
+    assert row["strict"]["success_rate"] == row["strict"]["success_rate_final"] == 1.0
+    assert row["strict"]["radius"] == 1.41
+    torch.testing.assert_close(episodes.distance < simulator.success_radius, episodes.reached)
+    wide = dataclasses.replace(drawn, strict_radius=None)
+    assert summarise(episodes, wide, agent="expert")["strict"] is None
 
 
 def test_an_action_out_of_bounds_is_reported():

@@ -13,6 +13,7 @@ from envs.policies import (
     Expert,
     HeadingRandomWalk,
     Mixture,
+    OneRoom,
     RandomWaypoints,
     StraightLine,
     UniformRandom,
@@ -29,6 +30,7 @@ POLICIES = {
     "straight": StraightLine,
     "door": DoorCrossing,
     "waypoints": RandomWaypoints,
+    "one room": lambda: OneRoom(RandomWaypoints()),
     "mixture": lambda: Mixture({Expert(): 1.0, UniformRandom(): 3.0}),
 }
 
@@ -140,6 +142,19 @@ def test_waypoints_press_against_walls_and_pass_doors_where_a_walk_does_neither(
         contacts[name] = float((is_blocked & is_at_wall).float().mean())
     assert shares["waypoints"] > 0.4 > 2 * shares["walk"]
     assert contacts["waypoints"] > 1.5 * contacts["walk"]
+
+
+@pytest.mark.parametrize("layout", ["fixed", "random"])
+@pytest.mark.parametrize("walk", [HeadingRandomWalk, RandomWaypoints])
+def test_who_is_kept_in_one_room_is_never_in_the_door_and_still_walks(walk, layout):
+    sim = TwoRooms(layout=layout, image_size=16)
+    data = collect(sim, OneRoom(walk()), 500, 90, generator(), keys=("proprio",))
+    clearance = data["proprio"][..., 0] - data["factors"]["wall_x"][:, None]
+    assert clearance.abs().min() >= 1.5
+    assert ((clearance < 0).all(1) | (clearance > 0).all(1)).all()
+    free = collect(sim, walk(), 500, 90, generator(), keys=("proprio",))
+    way = [one["proprio"].diff(dim=1).norm(dim=-1).mean() for one in (data, free)]
+    assert way[0] > 0.95 * way[1]
 
 
 def test_waypoints_keep_a_direction_for_at_most_their_patience():

@@ -152,6 +152,21 @@ def test_train_and_eval_layouts_never_overlap():
         assert set(sim.layout_id(some).tolist()) <= ids["eval"]
 
 
+def test_held_out_lines_are_in_no_layout_of_training():
+    train, evaluation = split_layouts("train", "lines"), split_layouts("eval", "lines")
+    assert (len(train), len(evaluation)) == (20 * 36, 5 * 9)
+    for axis in (0, 1):
+        assert not set(train[:, axis].tolist()) & set(evaluation[:, axis].tolist())
+    sim = TwoRooms(layout="random", held_out="lines")
+    assert TwoRooms(**sim.kwargs).held_out == "lines"
+    state = sim.initial(1000, generator(), split="eval")
+    assert set(state["wall_x"].tolist()) == set(evaluation[:, 0].tolist())
+    assert set(state["door_y"].tolist()) == set(evaluation[:, 1].tolist())
+    assert not set(sim.initial(4000, generator())["wall_x"].tolist()) & set(state["wall_x"].tolist())
+    with pytest.raises(ValueError, match="held_out must be"):
+        TwoRooms(held_out="rows")
+
+
 def test_the_fixed_layout_is_one_layout_in_both_splits():
     sim = TwoRooms()
     ids = [sim.layout_id(sim.initial(50, generator(), split=split)) for split in ("train", "eval")]
