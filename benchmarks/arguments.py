@@ -439,7 +439,9 @@ def _add_bench(verbs: Verbs) -> None:
         description="Train and evaluate a recipe with one thing changed at a time; goes on where a killed call stopped.",
     )
     ablations.add_argument(
-        "ablations", choices=("terms", "data-size", "trajectory-length"), help="what is changed"
+        "ablations",
+        choices=("terms", "data-size", "trajectory-length", "data-quality", "door"),
+        help="what is changed",
     )
     ablations.add_argument("recipe", metavar="RECIPE", help=RECIPE_NAMES)
     ablations.add_argument(

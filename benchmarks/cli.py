@@ -306,14 +306,19 @@ def probe(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Write one HTML page of a run."""
+    """Write one HTML page of a run, or of a folder of ablations."""
     from benchmarks.display import make_console
-    from benchmarks.report import render_report, write_gif
-    from benchmarks.runs import read_config
+    from benchmarks.report import holds_ablations, render_ablations, render_report, write_gif
+    from benchmarks.runs import RunError, read_config
 
     run = Path(arguments.run)
-    read_config(run)  # one sentence if this is no run
-    path = render_report(run)
+    if holds_ablations(run):
+        if arguments.gif:
+            raise RunError(f"an animation must be of a run, got the ablations in {run}")
+        path = render_ablations(run)
+    else:
+        read_config(run)  # one sentence if this is no run
+        path = render_report(run)
     written = {"report": str(path)}
     if arguments.gif:
         written["gif"] = str(write_gif(run, run / "media" / "episodes.gif"))

@@ -38,6 +38,14 @@ STATISTICS = {  # what a diagnosis calls its numbers, and how to read them
     "trajectory_retrieval": ("trajectory retrieval", "predictions nearest to their own trajectory"),
     "distance_steps": ("distance ~ steps", "rank correlation of embedding distance and steps between"),
     "distance_path": ("distance ~ path", "rank correlation with the length of the summed actions"),
+    "distance_geodesic": (
+        "distance ~ true distance",
+        "rank correlation with the true distance to goals of the task",
+    ),
+    "critic_geodesic": (
+        "critic ~ true distance",
+        "rank correlation with the true distance to goals of the task",
+    ),
     "distance_rollout": ("distance ~ rollout", "rank correlation with the same distance in the imagination"),
     "action_cka": ("CKA with actions", "of the motion, linear, 0 to 1"),
     "action_cca": ("CCA with actions", "of the motion, mean canonical correlation, 0 to 1"),

@@ -22,6 +22,7 @@ from envs.state import State, index_state
 from planners.mpc import MPC
 from planners.plan import Plan
 from worldmodel.critic import Critic
+from worldmodel.diagnostics import spearman
 from worldmodel.probing import LinearProbe, distance_rmse, fit_linear_probe
 
 PROBE_WORLDS = 4000  # frames the position probe is fitted on
@@ -225,14 +226,14 @@ def write_cost_maps(path: Path, run: TrainedRun, simulator: PlanarSimulator, see
         "extent": list(simulator.extent),
         "unit": "px",
         "maps": maps,
-        "rank_correlation": _rank_correlations(run, critic, simulator, generator),
+        "rank_correlation": rank_correlations(run, critic, simulator, generator),
     }
     write_json(path, value)
     return value
 
 
 def _distances(
-    run: TrainedRun, critic: Critic | None, simulator: PlanarSimulator, states: State, goals: State
+    run: TrainedRun, critic: Critic | None, simulator: Simulator, states: State, goals: State
 ) -> dict[str, Tensor]:
     here = _encode(run, simulator.observation(states))
     there = _encode(run, simulator.observation(goals))
@@ -245,24 +246,17 @@ def _distances(
         }
 
 
-def _rank_correlations(
-    run: TrainedRun, critic: Critic | None, simulator: PlanarSimulator, generator: torch.Generator
+def rank_correlations(
+    run: TrainedRun, critic: Critic | None, simulator: Simulator, generator: torch.Generator
 ) -> dict[str, float]:
     """Spearman correlation with the true distance over random starts and goals of the task."""
     start = simulator.initial(RANK_PAIRS, generator, split="eval")
     goal = simulator.goal(start, generator)
     values = _distances(run, critic, simulator, start, goal)
-    true = _ranks(values["true_distance"])
     names = {"critic": "cost", "embedding_distance": "embedding_distance"}
-    return {name: _correlation(_ranks(values[key]), true) for name, key in names.items() if key in values}
-
-
-def _ranks(values: Tensor) -> Tensor:
-    return values.argsort().argsort().double()
-
-
-def _correlation(a: Tensor, b: Tensor) -> float:
-    return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
+    return {
+        name: spearman(values[key], values["true_distance"]) for name, key in names.items() if key in values
+    }
 
 
 def _as_grid(values: Tensor, free: Tensor) -> list[list[float | None]]:

@@ -1,6 +1,7 @@
-"""A run folder as one self-contained HTML page, and its episodes as an animation."""
+"""A run folder, or a folder of ablations, as one self-contained HTML page; episodes as an animation."""
 
+from benchmarks.report.ablations import holds_ablations, render_ablations
 from benchmarks.report.gif import write_gif
 from benchmarks.report.page import render_report
 
-__all__ = ["render_report", "write_gif"]
+__all__ = ["holds_ablations", "render_ablations", "render_report", "write_gif"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib.resources import files as package_files
 from pathlib import Path
 from string import Template
@@ -20,17 +21,17 @@ from benchmarks.report.run_files import read_run
 from benchmarks.report.studies import studies_section
 from benchmarks.report.wording import text
 
-_SECTIONS = (
-    results_section,
-    studies_section,
-    episodes_section,
-    cost_maps_section,
-    probe_section,
-    probes_section,
-    diagnostics_section,
-    curves_section,
-    config_section,
-)
+_SECTIONS = {  # the section's id, what the navigation calls it, and what writes it
+    "results": ("Results", results_section),
+    "studies": ("Studies", studies_section),
+    "episodes": ("Episodes", episodes_section),
+    "cost-maps": ("Cost maps", cost_maps_section),
+    "probe": ("Probe", probe_section),
+    "probes": ("Readouts", probes_section),
+    "diagnostics": ("Diagnostics", diagnostics_section),
+    "training": ("Training", curves_section),
+    "config": ("Configuration", config_section),
+}
 
 
 def render_report(run: Path) -> Path:
@@ -42,16 +43,30 @@ def render_report(run: Path) -> Path:
         ValueError: ``run`` is not a folder, or one of its files is malformed.
     """
     files = read_run(run)
+    sections = {name: (label, section(files)) for name, (label, section) in _SECTIONS.items()}
+    return write_page(run, title=files.name, header=header(files), sections=sections)
+
+
+def write_page(folder: Path, *, title: str, header: str, sections: Mapping[str, tuple[str, str]]) -> Path:
+    """Write ``report.html`` into a folder, at once, and return its path.
+
+    Args:
+        folder: where to.
+        title: of the page, plain text.
+        header: HTML.
+        sections: id -> what the navigation calls it, and its HTML.
+    """
     package = package_files(__package__)
     page = Template(package.joinpath("template.html").read_text(encoding="utf-8")).substitute(
-        title=text(files.name),
+        title=text(title),
         style=package.joinpath("style.css").read_text(encoding="utf-8"),
-        header=header(files),
-        sections="\n".join(section(files) for section in _SECTIONS),
+        header=header,
+        nav="".join(f'<a href="#{name}">{text(label)}</a>' for name, (label, _) in sections.items()),
+        sections="\n".join(html for _, html in sections.values()),
         script=package.joinpath("player.js").read_text(encoding="utf-8"),
     )
-    report = run / "report.html"
-    unfinished = run / f".report-{os.getpid()}.html"
+    report = folder / "report.html"
+    unfinished = folder / f".report-{os.getpid()}.html"
     unfinished.write_text(page, encoding="utf-8")
     unfinished.replace(report)
     return report

@@ -119,7 +119,7 @@ def _strict(evaluation: Evaluation) -> str:
     strict = evaluation.get("strict")
     if not strict:
         return ""
-    return f"<small>{percent(strict['success_rate'])} within {number(strict['radius'], 2)}</small>"
+    return f"<small>{percent(strict['success_rate'])} within {number(strict['radius'])}</small>"
 
 
 def _interval_bar(evaluation: Evaluation) -> str:

@@ -66,18 +66,23 @@ def read_run(run: Path) -> RunFiles:
         raise ValueError(f"run must be a folder that a run has written, got {str(run)!r}")
     return RunFiles(
         folder=run,
-        config=_read_json(run / "config.json"),
+        config=read_json_file(run / "config.json"),
         metrics=_read_metrics(run / "metrics.jsonl"),
-        results=_read_json(run / "results.json"),
-        episodes=_read_json(run / "media" / "episodes.json"),
-        probe=_read_json(run / "media" / "probe.json"),
-        cost_map=_read_json(run / "media" / "cost_map.json"),
-        diagnostics=_read_json(run / "diagnostics.json"),
-        probes=_read_json(run / "probes.json"),
+        results=read_json_file(run / "results.json"),
+        episodes=read_json_file(run / "media" / "episodes.json"),
+        probe=read_json_file(run / "media" / "probe.json"),
+        cost_map=read_json_file(run / "media" / "cost_map.json"),
+        diagnostics=read_json_file(run / "diagnostics.json"),
+        probes=read_json_file(run / "probes.json"),
     )
 
 
-def _read_json(path: Path) -> Json | None:
+def read_json_file(path: Path) -> Json | None:
+    """Read a JSON object, None where there is no file; NaN and infinity are read as ``None``.
+
+    Raises:
+        ValueError: the file is not a JSON object.
+    """
     if not path.exists():
         return None
     return _parse(path.read_text(encoding="utf-8"), str(path))

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from benchmarks.ablations import ABLATIONS, terms, trajectory_length
+from benchmarks.ablations import ABLATIONS
+from benchmarks.ablations.axes import data_quality, data_size, door, terms, trajectory_length
 from benchmarks.catalogue import resolve
 from benchmarks.cli import main
 from benchmarks.recipes import override
@@ -34,6 +35,12 @@ def test_each_term_is_left_out_once_and_the_rest_stays():
 @pytest.mark.parametrize("recipe", ["two-rooms", "two-rooms-small", "moving-dot"])
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_all_cells_are_recipes_with_names_of_their_own(name, recipe):
+    if (name, recipe) == ("door", "moving-dot"):
+        with pytest.raises(
+            ValueError, match="must be of data collected by heading, waypoints, got 'directed'"
+        ):
+            door(resolve(recipe))
+        return
     cells = ABLATIONS[name](resolve(recipe))
     assert len({cell.name for cell in cells}) == len(cells) >= 1
     for cell in cells:
@@ -48,20 +55,38 @@ def test_shorter_trajectories_are_as_many_transitions():
     assert max(transitions) - min(transitions) <= 90
 
 
+def test_the_axes_of_the_data_hold_the_recipe_itself_as_one_cell():
+    for name in ("two-rooms", "two-rooms-small"):
+        recipe = resolve(name)
+        for axis in (data_size, trajectory_length, data_quality, door):
+            assert sum(cell.settings == () for cell in axis(recipe)) == 1
+    sizes = [cell.value for cell in data_size(resolve("two-rooms"))]
+    assert sizes == [630, 2520, 10170, 40590, 162270, 360000, 649260, 2596860]
+    mixed = override(recipe, data_quality(recipe)[1].settings).collect.policy
+    assert mixed == "0.02*waypoints+0.98*uniform"
+    assert override(recipe, door(recipe)[1].settings).collect.policy == "waypoints_one_room"
+
+
 def test_ablations_run_are_written_and_go_on_where_they_stopped(tmp_path, capsys):
     out = tmp_path / "ablations"
-    command = ["bench", "ablations", "data-size", "two-rooms", "--preset", "smoke", "--seeds", "0", "1"]
-    few = ["evaluation.num_tasks=3", "evaluation.num_steps=2", "collect.num_episodes=96", "collect.chunk=24"]
+    command = ["bench", "ablations", "door", "two-rooms", "--preset", "smoke", "--seeds", "0", "1"]
+    few = ["evaluation.num_tasks=3", "evaluation.num_steps=2"]
     command += ["--set", *few, "--out", str(out), "--quiet", "--json"]
     assert main(command) == 0
     value = json.loads(capsys.readouterr().out)
-    assert json.loads((out / "data-size.json").read_text()) == value
-    assert [(row["value"], row["seed"]) for row in value["rows"]] == [(24, 0), (24, 1), (96, 0), (96, 1)]
+    assert json.loads((out / "door.json").read_text()) == value
+    names = ["as recorded", "no trajectory through the door"]
+    assert [(row["name"], row["seed"]) for row in value["rows"]] == [(n, s) for n in names for s in (0, 1)]
     for row in value["rows"]:
         assert row["agents"].keys() == {"mode-1", "mode-2"}
         assert row["diagnostics"]["rankme"] > 0
-    cell = out / "cells" / "1536-transitions-seed1"
-    assert json.loads((cell / "config.json").read_text())["recipe"]["collect"]["num_episodes"] == 96
+        assert -1 <= row["diagnostics"]["critic_geodesic"] <= 1
+    assert (out / "door.png").read_bytes().startswith(b"\x89PNG")
+    page = (out / "report.html").read_text()
+    assert "No trajectory through the door" in page
+    assert "data:image/png;base64," in page
+    cell = out / "cells" / "collect.policy=heading_one_room-seed1"
+    assert json.loads((cell / "config.json").read_text())["recipe"]["collect"]["policy"] == "heading_one_room"
     (cell / "cell.json").unlink()
     before = (cell / "model" / "model.safetensors").read_bytes()
     assert main(command) == 0
@@ -73,3 +98,22 @@ def test_ablations_run_are_written_and_go_on_where_they_stopped(tmp_path, capsys
     assert "got other world_model" in capsys.readouterr().err
     assert main([*command, "--set", *few, "evaluation.seed=5"]) == 1
     assert "same planner and tasks" in capsys.readouterr().err
+
+
+def test_sets_share_their_cells_and_the_page_is_written_again_from_what_is_there(tmp_path, capsys):
+    out = tmp_path / "ablations"
+    command = ["bench", "ablations", "trajectory-length", "two-rooms", "--preset", "smoke", "--seeds", "0"]
+    command += ["--set", "evaluation.num_tasks=3", "evaluation.num_steps=2", "collect.num_steps=90"]
+    assert main([*command, "--out", str(out), "--quiet"]) == 0
+    unchanged = (out / "cells" / "unchanged-seed0" / "cell.json").read_bytes()
+    command[2] = "door"
+    assert main([*command, "--out", str(out), "--quiet", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert rows[0]["name"] == "as recorded"
+    assert (out / "cells" / "unchanged-seed0" / "cell.json").read_bytes() == unchanged
+    (out / "report.html").unlink()
+    assert main(["report", str(out), "--quiet"]) == 0
+    page = (out / "report.html").read_text()
+    assert page.index("Length of trajectories") < page.index("Data without the door")
+    assert main(["report", str(out), "--gif", "--quiet"]) == 1
+    assert "must be of a run" in capsys.readouterr().err

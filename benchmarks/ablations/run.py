@@ -1,21 +1,22 @@
-"""Ablations of a recipe: it is trained again with one thing changed, and evaluated on the same tasks.
-
-``terms`` takes one term of the objective away at a time, the collapse canaries; ``data-size`` and ``trajectory-length``
-change how much there is to learn from, and in how long pieces.
-"""
+"""Run a set of ablations: the cells that its folder lacks, each its own training."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ablations.axes import ABLATIONS, Ablation
+from benchmarks.ablations.figures import write_figure
+from benchmarks.agents import load_run
 from benchmarks.collecting import collect_store
 from benchmarks.diagnosing import diagnose_run
 from benchmarks.pipeline import evaluate_run
 from benchmarks.recipes import Recipe, override
+from benchmarks.recording import rank_correlations
+from benchmarks.report import render_ablations
 from benchmarks.runs import (
     RunError,
     check_same_run,
@@ -25,71 +26,11 @@ from benchmarks.runs import (
     versions,
     write_json,
 )
+from benchmarks.seeding import make_generator
 from benchmarks.stages import train_run
 
 OnStep = Callable[[str, int, int, Mapping[str, float]], None]
 STATISTICS = ("rankme", "between_trajectory_share", "distance_path", "action_r2", "identity_ratio")
-SIZES = (1 / 64, 1 / 16, 1 / 4, 1.0)  # of the recipe's episodes
-LENGTHS = (17, 33, 65, 91)  # frames of a trajectory, as many frames in all
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """One change.
-
-    Attributes:
-        name: what it is called in the table.
-        settings: overrides of the recipe, such as ``"objective.weights.variance=0"``.
-        value: where it lies on the set's axis, or None.
-    """
-
-    name: str
-    settings: tuple[str, ...]
-    value: float | None = None
-
-
-def terms(recipe: Recipe) -> list[Ablation]:
-    """The full objective, then each of its terms left out; a variance-covariance objective also by SIGReg."""
-    weights = recipe.objective.weights
-    cells = [Ablation("full", ())]
-    cells += [
-        Ablation(f"no {name.replace('_', ' ')}", (f"objective.weights.{name}=0",))
-        for name, w in weights.items()
-        if w
-    ]
-    if {"variance", "covariance"} <= weights.keys():
-        replaced = dict.fromkeys(("variance", "covariance"), 0.0) | {"sigreg": 0.1}
-        settings = tuple(f"objective.weights.{name}={weight}" for name, weight in replaced.items())
-        cells.append(Ablation("SIGReg for variance and covariance", settings))
-    return cells
-
-
-def data_size(recipe: Recipe) -> list[Ablation]:
-    """Fewer episodes."""
-    episodes = [max(24, round(share * recipe.collect.num_episodes)) for share in SIZES]
-    return [
-        Ablation(f"{num * recipe.collect.num_steps} transitions", (f"collect.num_episodes={num}",), num)
-        for num in dict.fromkeys(episodes)
-    ]
-
-
-def trajectory_length(recipe: Recipe) -> list[Ablation]:
-    """Shorter trajectories, more of them: as many transitions in all."""
-    transitions = recipe.collect.num_episodes * recipe.collect.num_steps
-    cells = []
-    for frames in LENGTHS:
-        if frames > recipe.objective.window:
-            episodes = max(24, round(transitions / (frames - 1)))
-            settings = (f"collect.num_steps={frames - 1}", f"collect.num_episodes={episodes}")
-            cells.append(Ablation(f"{frames} frames", settings, frames))
-    return cells
-
-
-ABLATIONS: dict[str, Callable[[Recipe], list[Ablation]]] = {
-    "terms": terms,
-    "data-size": data_size,
-    "trajectory-length": trajectory_length,
-}
 
 
 def run_ablations(
@@ -101,12 +42,13 @@ def run_ablations(
     device: str = "cpu",
     on_step: OnStep | None = None,
 ) -> dict[str, Any]:
-    """Train and evaluate the cells that ``out`` lacks, and write ``<name>.json`` after each.
+    """Train and evaluate the cells that ``out`` lacks; write ``<name>.json`` after each, then the figure and the page.
 
     Args:
         name: of :data:`ABLATIONS`.
         recipe: what is changed.
-        out: gets ``stores/``, a run folder per cell in ``cells/``, and the results.
+        out: gets ``stores/``, a run folder per cell in ``cells/`` (sets that have a cell in common share it), and the
+            results.
         seeds: of data and training.
         device: of the networks.
         on_step: called with cell and stage, step, steps in all and scalars.
@@ -132,13 +74,16 @@ def run_ablations(
             changed = override(recipe, ablation.settings)
             rows.append(_run_cell(ablation, changed, out, seed, device, on_step))
             write_json(out / f"{name}.json", value)
+    write_figure(name, rows, out / f"{name}.png")
+    render_ablations(out)
     return value
 
 
 def _run_cell(
     ablation: Ablation, recipe: Recipe, out: Path, seed: int, device: str, on_step: OnStep | None
 ) -> dict[str, Any]:
-    run = out / "cells" / f"{ablation.name.replace(' ', '-')}-seed{seed}"
+    changes = "_".join(setting.removeprefix("objective.") for setting in ablation.settings) or "unchanged"
+    run = out / "cells" / f"{changes}-seed{seed}"
     done = run / "cell.json"
     if done.exists():
         check_same_run(run, recipe, seed)
@@ -149,11 +94,10 @@ def _run_cell(
                 f"{run} must be continued with the same planner and tasks, {row['evaluated']}, got {evaluated}; "
                 "choose another --out"
             )
-        return row
+        return {**row, "name": ablation.name, "value": ablation.value}
     collect = recipe.collect
-    store = collect_store(
-        collect, out / "stores" / f"{collect.num_episodes}x{collect.num_steps}-seed{seed}", seed=seed
-    )
+    name = f"{collect.policy}-{collect.num_episodes}x{collect.num_steps}-seed{seed}"
+    store = collect_store(collect, out / "stores" / name, seed=seed)
 
     def report(stage: str, step: int, total: int, scalars: Mapping[str, float]) -> None:
         if on_step is not None:
@@ -164,6 +108,10 @@ def _run_cell(
     evaluations = evaluate_run(
         run, seed=seed, device=device, with_references=False, with_media=False, on_step=report
     )
+    trained = load_run(run, device)
+    critic = trained.critic if trained.has_critic else None
+    generator = make_generator(seed, "correlations")
+    correlations = rank_correlations(trained, critic, trained.simulator, generator)
     shown = ("success_rate", "ci95", "success_rate_final", "strict", "steps_to_success")
     row = {
         "name": ablation.name,
@@ -172,7 +120,11 @@ def _run_cell(
         "seed": seed,
         "agents": {one["agent"]: {key: one[key] for key in shown} for one in evaluations},
         "evaluated": {"planner": asdict(recipe.planner), **asdict(recipe.evaluation)},
-        "diagnostics": {key: statistics.get(key) for key in STATISTICS},
+        "diagnostics": {
+            **{key: statistics.get(key) for key in STATISTICS},
+            "distance_geodesic": correlations["embedding_distance"],
+            "critic_geodesic": correlations.get("critic"),
+        },
         "minutes": round(sum(read_config(run)["seconds"].values()) / 60, 2),
     }
     write_json(done, row)

@@ -1,0 +1,96 @@
+"""The page of a folder of ablations: a figure and a table per set."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.report.page import write_page
+from benchmarks.report.run_files import Json, read_json_file
+from benchmarks.report.wording import MISSING, NBSP, copyable, number, percent, text, title
+
+_SETS = {  # file, heading, what the figure shows
+    "terms": ("Terms of the objective", "One term is left out at a time; a dot per seed."),
+    "data-size": (
+        "Number of transitions",
+        "Fewer episodes of the same kind; a dot per seed, their mean as a line.",
+    ),
+    "trajectory-length": (
+        "Length of trajectories",
+        "As many transitions in shorter trajectories; a dot per seed, their mean as a line.",
+    ),
+    "data-quality": (
+        "Quality of the data",
+        "The share of trajectories that go somewhere; in the others every action is drawn by itself.",
+    ),
+    "door": (
+        "Data without the door",
+        "The same data, and data in which no trajectory passes through the door.",
+    ),
+}
+_COLUMNS: dict[str, Callable[[Json], str]] = {
+    f"plan [{NBSP}%]": lambda row: _rate(row, "mode-2", "success_rate"),
+    "at the end": lambda row: _rate(row, "mode-2", "success_rate_final"),
+    f"react [{NBSP}%]": lambda row: _rate(row, "mode-1", "success_rate"),
+    "RankMe": lambda row: number(row["diagnostics"].get("rankme"), 2),
+    "between-trajectory share": lambda row: number(row["diagnostics"].get("between_trajectory_share"), 2),
+    "distance ~ true": lambda row: number(row["diagnostics"].get("distance_geodesic"), 2),
+    "critic ~ true": lambda row: number(row["diagnostics"].get("critic_geodesic"), 2),
+    "minutes": lambda row: number(row.get("minutes"), 2),
+}
+
+
+def holds_ablations(folder: Path) -> bool:
+    """Tell whether ``bench ablations`` wrote into a folder."""
+    return any((folder / f"{name}.json").exists() for name in _SETS)
+
+
+def render_ablations(folder: Path) -> Path:
+    """Write ``report.html`` from the sets of ablations in a folder, and return its path.
+
+    Raises:
+        ValueError: one of the files is malformed.
+    """
+    found = {name: read_json_file(folder / f"{name}.json") for name in _SETS}
+    values = {name: value for name, value in found.items() if value is not None}
+    recipes = sorted({str(value["recipe"]) for value in values.values()})
+    devices = sorted({str(value["device"]) for value in values.values()})
+    head = f"""<header><p class="eyebrow">Ablations</p><h1>{text(folder.resolve().name)}</h1>
+<p class="headline">The recipe {text(", ".join(recipes))}, trained again with one thing changed at a time and evaluated on
+the same tasks, on {text(", ".join(devices))}. Values of several seeds stand one after the other.</p></header>"""
+    sections = {name: (_SETS[name][0], _section(folder, name, value)) for name, value in values.items()}
+    return write_page(folder, title=folder.resolve().name, header=head, sections=sections)
+
+
+def _section(folder: Path, name: str, value: Json) -> str:
+    heading, about = _SETS[name]
+    picture = folder / f"{name}.png"
+    figure = ""
+    if picture.exists():
+        data = base64.b64encode(picture.read_bytes()).decode()
+        figure = (
+            f'<figure class="study"><img alt="{text(heading)}" src="data:image/png;base64,{data}">'
+            f"<figcaption>{text(about)}</figcaption></figure>"
+        )
+    rows = value["rows"]
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    head = "".join(f'<th scope="col">{column}</th>' for column in _COLUMNS)
+    body = "".join(
+        f'<tr><th scope="row">{text(title(name))}</th>'
+        + "".join(
+            f"<td>{' / '.join(read(row) for row in rows if row['name'] == name)}</td>"
+            for read in _COLUMNS.values()
+        )
+        + "</tr>"
+        for name in names
+    )
+    seeds = ", ".join(str(seed) for seed in value["seeds"])
+    return f"""<section id="{name}"><h2>{text(heading)}</h2>{figure}
+<table class="ablations"><caption>Seeds {text(seeds)}</caption>
+<thead><tr><th scope="col">Changed</th>{head}</tr></thead><tbody>{body}</tbody></table>
+{copyable(value["command"])}</section>"""
+
+
+def _rate(row: Json, agent: str, key: str) -> str:
+    return percent(row["agents"][agent][key], unit=False) if agent in row["agents"] else MISSING
