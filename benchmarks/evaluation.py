@@ -64,7 +64,7 @@ class Tasks:
     goal: State
     num_steps: int
     seed: int
-    variation: Mapping[str, float] = field(default_factory=dict)
+    variation: Mapping[str, Any] = field(default_factory=dict)
     strict_radius: float | None = None
 
 

@@ -155,7 +155,7 @@ class EvaluationRecipe:
     num_steps: int = 200  # budget [env steps]
     seed: int = 20_000  # of the tasks; one set of tasks for all models
     split: str = "eval"
-    variation: dict[str, float] = field(default_factory=dict)  # factors of variation that are set
+    variation: dict[str, Any] = field(default_factory=dict)  # factors of variation that are set
     strict_radius: float | None = None  # a second, narrower success, reported beside [units of the distance]
 
 

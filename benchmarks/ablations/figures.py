@@ -67,7 +67,7 @@ def _draw_names(rows: Sequence[Row]) -> Figure:
         _dots(one, names, rows, partial(_statistic, key=key), STATISTIC_COLOUR)
         one.set_xlabel(STATISTICS[key])
     panels[0].set_yticks(range(len(names)), names)
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(names) - 0.5, -0.5)  # the first on top
     _legend(figure, panels[0])
     return figure
 

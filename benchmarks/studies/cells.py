@@ -31,6 +31,14 @@ FACTORS: dict[
         "action_noise": (0.0, 0.25, 0.5, 1.0, 2.0),
     },
 }
+COLOURS: dict[
+    str, tuple[tuple[int, int, int], tuple[int, int, int]]
+] = {  # of RGB frames: default, and far from it
+    "dot_color": ((214, 40, 40), (40, 80, 214)),  # red to blue
+    "wall_color": ((38, 50, 72), (150, 90, 40)),  # slate to brown
+    "background_color": ((245, 243, 238), (150, 190, 150)),  # white to green
+}
+COLOUR_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way
 
 
 @dataclass(frozen=True)
@@ -154,18 +162,32 @@ def fewer_samples(planner: PlannerRecipe, share: float) -> PlannerRecipe:
 
 def generalisation_cells(subject: Subject) -> list[Cell]:
     """Each factor of variation at values that the data never had, for the agent and for the same planner on the truth."""
-    factors, cells = FACTORS.get(subject.env_id, {}), []
+    factors, cells = _settings(subject), []
     if not factors:
         raise ValueError(f"a study of factors must be of {' or '.join(FACTORS)}, got {subject.env_id}")
     for factor in subject.choice.factors or factors:
         if factor not in factors:
             raise ValueError(f"factors must be of {', '.join(factors)}, got {factor!r}")
-        for value in factors[factor]:
+        for value, setting in factors[factor].items():
             evaluation = dataclasses.replace(
-                subject.evaluation, variation={**subject.evaluation.variation, factor: value}
+                subject.evaluation, variation={**subject.evaluation.variation, factor: setting}
             )
             modes = ["mode-2"] if subject.recipe.actor is None else ["mode-2", "mode-1"]
             for agent in [*modes, "oracle"]:
                 labels = {"factor": factor, "value": value, "agent": agent}
                 cells.append(Cell(labels, agent, subject.recipe.planner, evaluation))
     return cells
+
+
+def _settings(subject: Subject) -> dict[str, dict[float, Any]]:
+    """Return each factor's places on its axis, with what the environment is set to there."""
+    factors: dict[str, dict[float, Any]] = {
+        name: {value: value for value in values} for name, values in FACTORS.get(subject.env_id, {}).items()
+    }
+    if factors and subject.recipe.collect.env_kwargs.get("rgb"):
+        for name, (near, far) in COLOURS.items():
+            factors[name] = {
+                share: [round(a + share * (b - a)) for a, b in zip(near, far, strict=True)]
+                for share in COLOUR_SHARES
+            }
+    return factors

@@ -27,6 +27,9 @@ FACTOR_UNITS = {
     "speed": "speed [of the data's]",
     "dot_size": "dot's std [px]",
     "action_noise": "noise per step [px]",
+    "dot_color": "dot, red to blue",
+    "wall_color": "wall, slate to brown",
+    "background_color": "background,\nwhite to green",
 }
 
 

@@ -9,7 +9,7 @@ from benchmarks.catalogue import resolve
 from benchmarks.cli import main
 from benchmarks.evaluation import draw_tasks
 from benchmarks.policy_checkpoint import policy_folder
-from benchmarks.recipes import EvaluationRecipe
+from benchmarks.recipes import EvaluationRecipe, override
 from benchmarks.studies.cells import (
     HORIZONS,
     PLANNERS,
@@ -97,6 +97,22 @@ def test_the_generalisation_study_sets_one_factor_at_a_time_and_holds_the_defaul
         assert tasks.start[cell.labels["factor"]].tolist() == [cell.labels["value"]] * 3
     with pytest.raises(ValueError, match="factors must be of door_size.*got 'gravity'"):
         generalisation_cells(subject(factors=["gravity"]))
+
+
+def test_colours_are_factors_of_rgb_frames_and_lead_away_from_the_default():
+    recipe = override(resolve("two-rooms"), ['collect.env_kwargs={"rgb": true, "image_size": 32}'])
+    rgb = Subject(smoke_run(), recipe, TWO_ROOMS, recipe.evaluation)
+    cells = [cell for cell in generalisation_cells(rgb) if cell.labels["factor"].endswith("color")]
+    assert len(cells) == 3 * 5 * 3
+    simulator = make_simulator(TWO_ROOMS, rgb=True)
+    default = draw_tasks(simulator, EvaluationRecipe(num_tasks=2)).start
+    for cell in cells:
+        factor, share = cell.labels["factor"], cell.labels["value"]
+        tasks = draw_tasks(simulator, EvaluationRecipe(num_tasks=2, variation=cell.evaluation.variation))
+        moved = (tasks.start[factor].int() - default[factor].int()).abs().sum()
+        assert (moved == 0) == (share == 0)
+    factors = {cell.labels["factor"] for cell in generalisation_cells(subject())}
+    assert not any(factor.endswith("color") for factor in factors)
 
 
 @pytest.mark.parametrize(
