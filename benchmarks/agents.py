@@ -154,6 +154,7 @@ class LearnedActor:
             cost=make_cost(planner.cost, run) if acting == "2" else None,
             empty_memory=model.empty_memory if has_memory else None,
             remember=model.remember if has_memory else None,
+            generator=generator,
         )
 
     def begin(self, goal: State) -> None:

@@ -99,7 +99,13 @@ def two_rooms_small() -> Recipe:
             paths=PathConfig(near=1.5),
         ),
         actor=ActorRecipe(
-            FitConfig(num_steps=1000, lr=1e-3, checkpoint_every=500), horizon=8, batch_size=128
+            FitConfig(num_steps=1000, lr=1e-3, checkpoint_every=500),
+            horizon=8,
+            batch_size=128,
+            hidden_dims=(256,),
+            # One that misjudges the edge of the door by a pixel must not stand there forever.
+            conv_channels=(32, 32),
+            noise=0.4,
         ),
         planner=PlannerRecipe(
             args={"num_samples": 24, "num_iters": 2, "num_elites": 4, "min_std": 0.1},

@@ -180,6 +180,35 @@ def _number(value: float) -> str:
     return f"{value:.3g}"
 
 
+def policies_table(study: Mapping[str, Any]) -> str:
+    """Return the rows of a policy study: what acts, its samples, success and its interval, milliseconds."""
+    lines = [
+        f"| on {study['evaluation']['num_tasks']} tasks | samples | within {study['evaluation']['num_steps']} steps | "
+        "95 % interval | at the end | steps | ms per action |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in study["rows"]:
+        labels = row["labels"]
+        words = {
+            "1": f"**react**: {labels['policy']}",
+            "2": "**plan**",
+            "2+1": f"**plan**, begun by {labels['policy']}",
+        }[labels["mode"]]
+        low, high = (100 * end for end in row["ci95"])
+        steps = row["steps_to_success"]["median"]
+        lines.append(
+            f"| {words} | {labels['samples'] or '–'} | {100 * row['success_rate']:.1f} % | {low:.0f}–{high:.0f} | "
+            f"{100 * row['success_rate_final']:.1f} % | {'–' if steps is None else f'{steps:.0f}'} | "
+            f"{row['plan_ms']['mean']:.2g} |"
+        )
+    return "\n".join(lines)
+
+
+def load_study(run: str, name: str) -> dict[str, Any]:
+    """Read the committed study ``name`` of ``run``."""
+    return json.loads((RESULTS / f"{run}-{name}.json").read_text())
+
+
 def load_summaries(recipe: str = "quickstart") -> list[dict[str, Any]]:
     """Read the committed summaries of a recipe's runs, by seed."""
     return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{recipe}-seed[0-9].json"))]

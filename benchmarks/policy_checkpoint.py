@@ -27,6 +27,8 @@ def save_policy(path: Path, policy: GoalPolicy) -> None:
             "high": list(policy.high),
             "max_norm": policy.max_norm,
             "hidden_dims": list(policy.hidden_dims),
+            "conv_channels": list(policy.conv_channels),
+            "noise": policy.noise,
         },
     }
     save_folder(path, config, state_tensors(policy))

@@ -125,10 +125,18 @@ class ActorRecipe:
     horizon: int = 4  # imagined steps
     batch_size: int = 512
     hidden_dims: tuple[int, ...] = (256, 256)
+    conv_channels: tuple[int, ...] = ()  # of 3 x 3 convolutions before them, where the embedding is a map
+    noise: float = 0.0  # std around its actions where it acts in the world [half widths of the bounds]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden_dims", tuple(self.hidden_dims))
+        for name in ("hidden_dims", "conv_channels"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         require_positive(self, "horizon", "batch_size")
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Arguments of :class:`planners.policy.GoalPolicy`."""
+        return {name: getattr(self, name) for name in ("hidden_dims", "conv_channels", "noise")}
 
 
 @dataclass(frozen=True)

@@ -323,7 +323,7 @@ class _Stages:
                 bounds["low"],
                 bounds["high"],
                 bounds["max_norm"],
-                hidden_dims=config.hidden_dims,
+                **config.architecture,
             ).to(self.device)
         model.requires_grad_(False)
         cost = Critic(model.embedding_shape, critic.config, summed=True).to(self.device)

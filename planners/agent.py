@@ -71,11 +71,12 @@ class Agent:
         model: the world model.
         bounds: allowed actions; every action is projected onto them.
         mode: ``"1"``: the policy acts; ``"2"``: the planner acts.
-        policy: needed for mode 1; in mode 2 it proposes the planner's first candidate.
+        policy: needed for mode 1, which acts with its noise; in mode 2 it proposes the first candidate, without noise.
         mpc: needed for mode 2.
         cost: cost of imagined futures, needed for mode 2.
         empty_memory: number of problems -> empty short-term memory, for models that look further back than one step.
         remember: ``(memory, embedding, action) -> memory``, goes with ``empty_memory``.
+        generator: of the policy's noise, on the model's device; None is torch's own.
 
     Raises:
         ValueError: something that the mode needs is missing.
@@ -92,6 +93,7 @@ class Agent:
         cost: EmbeddingCostFn | None = None,
         empty_memory: Callable[[int], Any] | None = None,
         remember: Callable[[Any, Tensor, Tensor], Any] | None = None,
+        generator: torch.Generator | None = None,
     ) -> None:
         if mode not in ("1", "2"):
             raise ValueError(f"mode must be '1' or '2', got {mode!r}")
@@ -111,6 +113,7 @@ class Agent:
         self._empty_memory = empty_memory
         self._remember = remember
         self._memory: Any = None
+        self._generator = generator
 
     @torch.no_grad()
     def set_goal(self, obs: Mapping[str, Tensor]) -> None:
@@ -153,7 +156,7 @@ class Agent:
             raise ValueError("a goal must be set before acting, got none")
         if self.mode == "1":
             assert self.policy is not None
-            return self.bounds.project(self.policy(embedding, self.goal))
+            return self.bounds.project(self.policy.sample(embedding, self.goal, self._generator))
         assert self.mpc is not None
         assert self.cost is not None
         proposals = None

@@ -3,6 +3,9 @@
 It is trained in imagination: from embeddings of the data, the policy acts in the world model for a few steps and the
 cost of the imagined embeddings is backpropagated through the model into the policy (LeCun 2022, section 3.1.1; the
 gradient through a learned model is that of Nguyen & Widrow 1989). No action labels are needed.
+
+In the world the policy may act with noise. One that misjudges an obstacle by a little presses against it forever, and
+the shortest way leads along obstacles; a little noise slips past them.
 """
 
 from __future__ import annotations
@@ -23,17 +26,20 @@ EmbeddingCostFn = Callable[[Tensor, Tensor, Tensor], Tensor]  # (B, H, *D), (B, 
 
 
 class GoalPolicy(nn.Module):
-    """An MLP on embedding and goal whose actions keep the bounds smoothly.
+    """A network on embedding and goal whose actions keep the bounds smoothly.
 
     Args:
-        embedding_shape: ``(D,)`` or ``(C, h, w)``, flattened.
+        embedding_shape: ``(D,)`` or ``(C, h, w)``, flattened after the convolutions.
         low: ``(A,)`` finite lower bounds [action units].
         high: ``(A,)`` finite upper bounds.
         max_norm: radius of the ball around zero, or None.
         hidden_dims: widths of the hidden layers.
+        conv_channels: channels of 3 x 3 convolutions before them, on the maps of embedding and goal together.
+        noise: standard deviation of :meth:`sample` [half widths of the bounds].
 
     Raises:
-        ValueError: a bound is not finite (a policy squashes its output into the box).
+        ValueError: a bound is not finite (a policy squashes its output into the box), ``noise`` is negative, or there
+            are convolutions and the embedding is a vector.
     """
 
     def __init__(
@@ -44,17 +50,34 @@ class GoalPolicy(nn.Module):
         max_norm: float | None = None,
         *,
         hidden_dims: Sequence[int] = (256, 256),
+        conv_channels: Sequence[int] = (),
+        noise: float = 0.0,
     ) -> None:
         super().__init__()
         if not all(math.isfinite(bound) for bound in (*low, *high)):
             raise ValueError(f"action bounds of a policy must be finite, got low {low} and high {high}")
+        if not noise >= 0:
+            raise ValueError(f"noise of a policy must be >= 0, got {noise}")
+        if conv_channels and len(embedding_shape) != 3:
+            raise ValueError(
+                f"a policy with convolutions must act on a feature map, got embeddings of shape {tuple(embedding_shape)}"
+            )
         self.embedding_shape = tuple(embedding_shape)
         self.low = tuple(float(bound) for bound in low)
         self.high = tuple(float(bound) for bound in high)
         self.max_norm = max_norm
-        self.hidden_dims = tuple(hidden_dims)
-        sizes = [2 * math.prod(embedding_shape), *hidden_dims, len(self.low)]
+        self.hidden_dims, self.conv_channels = tuple(hidden_dims), tuple(conv_channels)
+        self.noise = float(noise)
         layers: list[nn.Module] = []
+        features = 2 * math.prod(embedding_shape)
+        if conv_channels:
+            channels, height, width = embedding_shape
+            layers.append(nn.Unflatten(1, (2 * channels, height, width)))
+            for fan_in, fan_out in pairwise([2 * channels, *conv_channels]):
+                layers += [nn.Conv2d(fan_in, fan_out, 3, padding=1), nn.ReLU()]
+            layers.append(nn.Flatten())
+            features = conv_channels[-1] * height * width
+        sizes = [features, *hidden_dims, len(self.low)]
         for fan_in, fan_out in pairwise(sizes):
             layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1])
@@ -93,6 +116,20 @@ class GoalPolicy(nn.Module):
         action = raw * (self.max_norm * norm.tanh() / norm)
         return action.clamp(self.get_buffer("center") - self.get_buffer("half_width"), self._high())
 
+    def sample(self, embedding: Tensor, goal: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw actions ``(B, A)`` around :meth:`forward`, projected onto the bounds; that itself where ``noise`` is 0.
+
+        Args:
+            embedding: ``(B, *D)``.
+            goal: ``(B, *D)``.
+            generator: on the device of the policy, or None for torch's own.
+        """
+        action = self(embedding, goal)
+        if self.noise == 0:
+            return action
+        normal = torch.randn(action.shape, generator=generator, device=action.device, dtype=action.dtype)
+        return self.bounds.project(action + self.noise * self.get_buffer("half_width") * normal)
+
     def _high(self) -> Tensor:
         return self.get_buffer("center") + self.get_buffer("half_width")
 
@@ -122,7 +159,7 @@ def imagine(
 
 
 class ImaginationObjective(nn.Module):
-    """The cost of what a policy imagines, as a training objective.
+    """The cost of what a policy imagines, without its noise, as a training objective.
 
     Args:
         policy: the policy to train.

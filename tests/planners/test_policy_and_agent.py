@@ -68,6 +68,53 @@ def test_a_policy_of_a_shifted_box_reaches_both_ends():
     assert (float(low), float(middle), float(high)) == (2.0, 4.0, 6.0)
 
 
+def test_a_policy_draws_around_what_it_chooses_and_within_its_bounds():
+    policy = GoalPolicy((2,), [-2.0, -2.0], [2.0, 2.0], 2.0, hidden_dims=(32,), noise=0.1)
+    embedding, goal = torch.randn(2, 2).repeat(4000, 1), torch.zeros(8000, 2)
+    with torch.no_grad():
+        policy.layers[-1].weight.mul_(0.1)  # small actions: the ball does not cut the noise
+        chosen = policy(embedding, goal)
+        drawn = policy.sample(embedding, goal, torch.Generator().manual_seed(0))
+        assert torch.equal(drawn, policy.sample(embedding, goal, torch.Generator().manual_seed(0)))
+        torch.testing.assert_close((drawn - chosen).std(dim=0), torch.full((2,), 0.2), atol=0.01, rtol=0)
+        torch.testing.assert_close((drawn - chosen).mean(dim=0), torch.zeros(2), atol=0.01, rtol=0)
+        policy.layers[-1].weight.mul_(1e3)
+        far = policy.sample(embedding, goal)
+    assert policy.bounds.contains(far).all()
+    silent = make_policy()
+    assert torch.equal(silent.sample(embedding, goal), silent(embedding, goal))
+    with pytest.raises(ValueError, match="noise of a policy must be >= 0, got -1"):
+        GoalPolicy((2,), [-1.0], [1.0], noise=-1)
+
+
+def test_mode_1_acts_with_the_policy_s_noise_and_a_proposal_is_without():
+    policy = GoalPolicy((2,), [-1.0, -1.0], [1.0, 1.0], 1.0, hidden_dims=(32,), noise=0.2)
+    obs = {"position": torch.randn(6, 2)}
+
+    def agent(mode, seed):
+        generator = torch.Generator().manual_seed(seed)
+        one = Agent(
+            PointModel(), BOUNDS, mode=mode, policy=policy, mpc=mpc(), cost=last_distance, generator=generator
+        )
+        one.set_goal({"position": torch.zeros(6, 2)})
+        return one
+
+    first, again, other = (agent("1", seed).act(obs) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    proposals = [agent("2", seed)._proposal(obs["position"]) for seed in (1, 2)]
+    assert torch.equal(*proposals)
+
+
+def test_a_policy_with_convolutions_reads_maps_as_maps():
+    policy = GoalPolicy((3, 4, 4), [-1.0, -1.0], [1.0, 1.0], 1.0, hidden_dims=(8,), conv_channels=(5, 6))
+    convolutions = [layer for layer in policy.layers if isinstance(layer, torch.nn.Conv2d)]
+    assert [(layer.in_channels, layer.out_channels) for layer in convolutions] == [(6, 5), (5, 6)]
+    assert policy(torch.randn(7, 3, 4, 4), torch.randn(7, 3, 4, 4)).shape == (7, 2)
+    with pytest.raises(ValueError, match=r"must act on a feature map, got embeddings of shape \(2,\)"):
+        GoalPolicy((2,), [-1.0], [1.0], conv_channels=(4,))
+
+
 def test_a_policy_refuses_an_open_box():
     with pytest.raises(ValueError, match="action bounds of a policy must be finite"):
         GoalPolicy((2,), [-float("inf")], [1.0])
