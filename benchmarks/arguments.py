@@ -269,8 +269,8 @@ def _add_distill(verbs: Verbs) -> None:
         dest="settings",
         nargs="+",
         metavar="KEY=VALUE",
-        help="train_steps, lr, batch_size, hidden_dims; of dagger own_start, rounds, episodes, num_steps; of inverse "
-        "max_lag, max_episodes",
+        help="train_steps, lr, batch_size, hidden_dims, conv_channels, noise; of dagger own_start, rounds, episodes, "
+        "num_steps, ask_every; of inverse max_lag, max_episodes",
     )
     distill.add_argument(
         "--planner", help="the teacher, which plans in every state (default: the recipe's planner)"

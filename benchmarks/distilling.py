@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from benchmarks.agents import LearnedActor, TrainedRun, load_run
 from benchmarks.policy_checkpoint import POLICIES, load_policy, policy_folder, save_policy
 from benchmarks.preparation import choose_episodes, encode_episodes, open_store_of, split_episodes
-from benchmarks.recipes import PlannerRecipe, Recipe, require_positive
+from benchmarks.recipes import ActorRecipe, PlannerRecipe, Recipe, require_positive
 from benchmarks.runs import command_line, read_config, read_json, read_recipe, write_json
 from benchmarks.seeding import derive_seed, make_generator
 from envs.simulator import Simulator
@@ -40,10 +41,19 @@ class ImitationConfig:
     train_steps: int = 2000  # updates, of each round
     lr: float = 1e-3
     batch_size: int = 256
-    hidden_dims: tuple[int, ...] = (256, 256)
+    hidden_dims: tuple[int, ...] | None = None  # of the policy; None: as the recipe's own
+    conv_channels: tuple[int, ...] | None = None  # likewise
+    noise: float | None = None  # likewise
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden_dims", tuple(self.hidden_dims))
+        for name in ("hidden_dims", "conv_channels"):
+            widths = getattr(self, name)
+            if widths is not None and not (
+                isinstance(widths, tuple) and all(isinstance(width, int) and width > 0 for width in widths)
+            ):
+                raise ValueError(f"{name} must be a list of widths, got {widths!r}")
+        if self.noise is not None and not (isinstance(self.noise, int | float) and self.noise >= 0):
+            raise ValueError(f"noise must be a number >= 0, got {self.noise!r}")
         counts = [f.name for f in dataclasses.fields(self) if f.type == "int"]
         require_positive(self, *counts)
         if not self.lr > 0:
@@ -54,10 +64,11 @@ class ImitationConfig:
 class DaggerConfig(ImitationConfig):
     """The planner is asked in closed loop."""
 
-    own_start: bool = True  # start from the run's own policy where it has these hidden_dims
-    rounds: int = 3  # the planner acts in the first, the policy in the others
-    episodes: int = 200  # worlds per round
+    own_start: bool = True  # start from the run's own policy where it is of the same architecture
+    rounds: int = 3  # the planner acts in the first unless there was a start, the policy in the others
+    episodes: int = 800  # worlds per round
     num_steps: int = 40  # env steps per episode
+    ask_every: int = 4  # env steps from one plan to the next, where the policy acts
 
 
 @dataclass(frozen=True)
@@ -103,7 +114,11 @@ def distill_run(
     method = next(name for name, kind in METHODS.items() if isinstance(config, kind))
     trained, recipe = load_run(run, device), read_recipe(run)
     seed = int(read_config(run).get("seed", 0)) if seed is None else seed
-    distiller = _Distiller(trained, config, derive_seed(seed, "distill", method), on_step)
+    own = recipe.actor or ActorRecipe(FitConfig(num_steps=1))
+    architecture = own.architecture | {
+        name: getattr(config, name) for name in own.architecture if getattr(config, name) is not None
+    }
+    distiller = _Distiller(trained, config, architecture, derive_seed(seed, "distill", method), on_step)
     if isinstance(config, DaggerConfig):
         facts = distiller.dagger(config, planner or recipe.planner)
     else:
@@ -119,7 +134,12 @@ class _Distiller:
     """A policy and what trains it."""
 
     def __init__(
-        self, trained: TrainedRun, config: ImitationConfig, seed: int, on_step: OnStep | None
+        self,
+        trained: TrainedRun,
+        config: ImitationConfig,
+        architecture: Mapping[str, Any],
+        seed: int,
+        on_step: OnStep | None,
     ) -> None:
         self.trained, self.config = trained, config
         self.seed, self.on_step = seed, on_step
@@ -131,18 +151,19 @@ class _Distiller:
                 bounds["low"],
                 bounds["high"],
                 bounds["max_norm"],
-                hidden_dims=config.hidden_dims,
+                **architecture,
             ).to(trained.device)
 
     def dagger(self, config: DaggerConfig, planner: PlannerRecipe) -> dict[str, Any]:
-        """Let the planner act, then correct the policy; train on everything after each round."""
+        """Let the planner correct the policy, in its own states; train on everything after each round."""
         together, planning_s, loss = None, 0.0, float("nan")
         is_started = config.own_start and self._start_from_own()
         simulator = self.trained.simulator
         began = time.perf_counter()
         for number in range(config.rounds):
             started = time.perf_counter()
-            ours = self._round(config, simulator, planner, number)
+            is_acting = is_started or number > 0
+            ours = self._round(config, simulator, planner, number, self.policy if is_acting else None)
             planning_s += time.perf_counter() - started
             together = ours if together is None else together.join(ours)
             if not is_started:
@@ -167,19 +188,26 @@ class _Distiller:
         if not (folder / "config.json").exists():
             return False
         own = load_policy(folder, self.trained.device)
-        if own.hidden_dims != self.policy.hidden_dims:
+        shapes = [(one.hidden_dims, one.conv_channels) for one in (own, self.policy)]
+        if shapes[0] != shapes[1]:
             return False
         self.policy.load_state_dict(own.state_dict())
         return True
 
     def _round(
-        self, config: DaggerConfig, simulator: Simulator, planner: PlannerRecipe, number: int
+        self,
+        config: DaggerConfig,
+        simulator: Simulator,
+        planner: PlannerRecipe,
+        number: int,
+        learner: GoalPolicy | None,
     ) -> Demonstrations:
-        """One round's episodes, on new worlds of the training split."""
+        """One round's episodes, on new worlds of the training split; the planner acts where there is no learner."""
         generator = make_generator(self.seed, "worlds", number)
         state = simulator.initial(config.episodes, generator, split="train")
-        # Every state is planned for: the teacher's plans do not run on while the policy acts.
-        planner = dataclasses.replace(planner, execute=1, policy_proposal=False)
+        # A plan is for one state: it does not run on while the policy acts, nor begin the next one.
+        is_warm = planner.warm_start and learner is None
+        planner = dataclasses.replace(planner, execute=1, policy_proposal=False, warm_start=is_warm)
         teacher = LearnedActor(
             self.trained,
             simulator,
@@ -189,6 +217,7 @@ class _Distiller:
         )
         teacher.begin(simulator.goal(state, generator))
         assert teacher.agent.goal is not None
+        noise = torch.Generator(self.trained.device).manual_seed(derive_seed(self.seed, "noise", number))
 
         def step(embedding: Tensor, action: Tensor) -> None:
             nonlocal state
@@ -205,7 +234,8 @@ class _Distiller:
             teacher.agent.choose,
             teacher.agent.goal,
             config.num_steps,
-            learner=None if number == 0 else self.policy,
+            learner=None if learner is None else partial(learner.sample, generator=noise),
+            ask_every=config.ask_every,
             on_step=report,
         )
 

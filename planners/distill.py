@@ -57,6 +57,7 @@ def demonstrate(
     num_steps: int,
     *,
     learner: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ask_every: int = 1,
     on_step: Callable[[int], None] | None = None,
 ) -> Demonstrations:
     """Ask the teacher along closed-loop episodes of ``B`` worlds that advance together.
@@ -68,21 +69,23 @@ def demonstrate(
         goal: ``(B, *D)``.
         num_steps: length of the episodes, ``T``.
         learner: acts in the teacher's place, ``(embedding, goal) -> action``; None: the teacher acts.
+        ask_every: steps from one question to the next where the learner acts: neighbouring states teach about the same,
+            and the teacher is what takes the time.
         on_step: called after each step with its number.
 
     Returns:
-        ``T * B`` demonstrations, step after step.
+        ``B`` demonstrations for each step with a question, step after step.
     """
     embeddings, actions = [], []
     for number in range(num_steps):
         embedding = observe()
-        action = teacher(embedding)
-        embeddings.append(embedding)
-        actions.append(action)
-        step(embedding, action if learner is None else learner(embedding, goal))
+        if learner is None or number % ask_every == 0:
+            embeddings.append(embedding)
+            actions.append(teacher(embedding))
+        step(embedding, actions[-1] if learner is None else learner(embedding, goal))
         if on_step is not None:
             on_step(number + 1)
-    goals = goal[None].expand(num_steps, *goal.shape).flatten(0, 1)
+    goals = goal[None].expand(len(actions), *goal.shape).flatten(0, 1)
     return Demonstrations(torch.cat(embeddings), goals, torch.cat(actions))
 
 

@@ -17,7 +17,9 @@ from benchmarks.policy_checkpoint import POLICIES, load_policy, policy_folder
 from envs.two_rooms import TwoRooms
 from tests.benchmarks.runs import smoke_run
 
-SMALL = DaggerConfig(rounds=2, episodes=6, num_steps=3, train_steps=4, batch_size=8, hidden_dims=(16,))
+SMALL = DaggerConfig(
+    rounds=2, episodes=6, num_steps=3, ask_every=2, train_steps=4, batch_size=8, hidden_dims=(16,)
+)
 
 
 @pytest.fixture
@@ -30,10 +32,12 @@ def test_the_command_line_knows_the_same_policies():
     assert arguments.POLICIES == POLICIES
 
 
-def test_dagger_asks_the_planner_in_every_state_of_all_rounds_and_repeats(run):
+def test_dagger_asks_the_planner_in_all_rounds_and_repeats(run):
     before = (run / "policy" / "model.safetensors").read_bytes()
     facts = distill_run(run, SMALL)
-    assert facts["demonstrations"] == 2 * 6 * 3
+    assert (
+        facts["demonstrations"] == 6 * 3 + 6 * 2
+    )  # the planner acts at first, then it is asked every second step
     assert facts["planner"]["name"] == "cem"
     first = load_policy(policy_folder(run, "dagger"))
     assert first.hidden_dims == (16,)
@@ -49,8 +53,10 @@ def test_dagger_asks_the_planner_in_every_state_of_all_rounds_and_repeats(run):
 
 def test_dagger_starts_from_the_policy_of_the_run_where_it_fits(run):
     own = load_policy(policy_folder(run, "imagination"))
-    config = dataclasses.replace(SMALL, hidden_dims=own.hidden_dims, rounds=1, train_steps=1, lr=1e-9)
-    assert distill_run(run, config)["started_from_own"]
+    config = dataclasses.replace(SMALL, hidden_dims=None, rounds=1, train_steps=1, lr=1e-9)
+    facts = distill_run(run, config)
+    assert facts["started_from_own"]
+    assert facts["demonstrations"] == 6 * 2  # the policy acts from the first step on
     distilled = load_policy(policy_folder(run, "dagger"))
     for name, value in own.state_dict().items():
         torch.testing.assert_close(distilled.state_dict()[name], value)
@@ -126,16 +132,16 @@ def test_the_planner_remembers_what_the_policy_did(tmp_path):
         return remember(model, memory, embedding, action)
 
     config = dataclasses.replace(SMALL, rounds=2, own_start=False)
-    distiller = _Distiller(trained, config, 0, None)
+    distiller = _Distiller(trained, config, {"hidden_dims": (16,), "noise": 0.1}, 0, None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(trained.model), "remember", watch)
         kwargs = trained.env["kwargs"]
         planner = resolve("two-rooms", "smoke").planner
-        asked = distiller._round(config, Watched(**kwargs), planner, 1)
+        asked = distiller._round(config, Watched(**kwargs), planner, 1, distiller.policy)
     assert len(executed) == config.num_steps == len(remembered)
     for one, two in zip(executed, remembered, strict=True):
         assert torch.equal(one, two)
-    assert not torch.equal(torch.cat(executed), asked.action)
+    assert not torch.equal(torch.cat(executed[::2]), asked.action)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +149,8 @@ def test_the_planner_remembers_what_the_policy_did(tmp_path):
     [
         (["rounds=0"], "DaggerConfig.rounds must be >= 1, got 0"),
         (["lr=0"], "lr must be > 0, got 0"),
+        (["hidden_dims=16"], "hidden_dims must be a list of widths, got 16"),
+        (["noise=-1"], "noise must be a number >= 0, got -1"),
         (["round=2"], "setting must be one of .*did you mean 'rounds'"),
         (["rounds=2.5"], "rounds must be of type int, got 2.5"),
         (["max_lag=3"], "setting must be one of .*got 'max_lag'"),  # of the other method

@@ -58,6 +58,19 @@ def test_the_teacher_acts_unless_a_learner_does_and_is_asked_at_every_state():
         torch.testing.assert_close(asked.goal, world.goal.repeat(20, 1))
         torch.testing.assert_close(asked.action, (asked.goal - asked.embedding).clamp(-0.5, 0.5))
     torch.testing.assert_close(second.embedding[5:10] - second.embedding[:5], torch.full((5, 2), 0.1))
+    sparse_world = PointWorld(5)
+    sparse = demonstrate(
+        sparse_world.observe,
+        sparse_world.step,
+        sparse_world.teacher,
+        sparse_world.goal,
+        20,
+        learner=lambda embedding, goal: torch.full_like(embedding, 0.1),
+        ask_every=4,
+    )
+    assert torch.equal(sparse.embedding, second.embedding.view(20, 5, 2)[::4].flatten(0, 1))
+    assert torch.equal(sparse.action, second.action.view(20, 5, 2)[::4].flatten(0, 1))
+    assert torch.equal(sparse.goal, sparse_world.goal.repeat(5, 1))
     assert len(first.join(second)) == 200
     assert torch.equal(first.join(second).action[100:], second.action)
 
