@@ -54,7 +54,7 @@ def data_size(recipe: Recipe) -> list[Ablation]:
     episodes = {max(2, round(transitions / steps)) for transitions in TRANSITIONS}
     return [
         Ablation(
-            f"{count * steps} transitions",
+            f"{count * steps:,} transitions",
             () if count == ours else (f"collect.num_episodes={count}",),
             count * steps,
         )

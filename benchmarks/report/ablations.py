@@ -37,7 +37,6 @@ _COLUMNS: dict[str, Callable[[Json], str]] = {
     "between-trajectory share": lambda row: number(row["diagnostics"].get("between_trajectory_share"), 2),
     "distance ~ true": lambda row: number(row["diagnostics"].get("distance_geodesic"), 2),
     "critic ~ true": lambda row: number(row["diagnostics"].get("critic_geodesic"), 2),
-    "minutes": lambda row: number(row.get("minutes"), 2),
 }
 
 
