@@ -64,9 +64,11 @@ class ImitationConfig:
 class DaggerConfig(ImitationConfig):
     """The planner is asked in closed loop."""
 
+    train_steps: int = 1000
+    lr: float = 2e-4  # small: what the run's own policy knows from imagination is worth keeping
     own_start: bool = True  # start from the run's own policy where it is of the same architecture
-    rounds: int = 3  # the planner acts in the first unless there was a start, the policy in the others
-    episodes: int = 800  # worlds per round
+    rounds: int = 2  # the planner acts in the first unless there was a start, the policy in the others
+    episodes: int = 400  # worlds per round
     num_steps: int = 40  # env steps per episode
     ask_every: int = 4  # env steps from one plan to the next, where the policy acts
 
