@@ -40,8 +40,8 @@ _HEAD = """<thead><tr><th scope="col">Agent</th><th scope="col" class="rate">Suc
 _CAPTION = """Each bar runs from 0 to 100&nbsp;%: the mark is the share of episodes that ever reached the
 goal within the step budget, the strong band its 95&nbsp;% Wilson interval; two rows whose bands do not
 overlap differ by more than luck. <em>At the end</em> counts the episodes still at the goal on the last
-step. Steps are counted over successful episodes only. A second share, <em>within</em> a narrower radius, is of those that ever
-came that near, in the units of the environment's distance."""
+step. Steps are counted over successful episodes only. A second share, <em>within</em> a narrower radius, is of
+those that ever came that near, in the units of the environment's distance."""
 _ORDER = [*_MODES, *_REFERENCES]
 
 
