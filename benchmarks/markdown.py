@@ -24,13 +24,14 @@ ROWS = {
     "mode-2": "**plan** on the learned model (mode 2)",
     "mode-1": "**react** with the learned policy (mode 1)",
     "oracle": "the same planner on the true simulator",
+    "straight-line": "straight towards the goal",
     "random": "random actions",
     "zero": "no action",
 }
 
 
 def quickstart_table(summaries: Sequence[Mapping[str, Any]]) -> str:
-    """Return the five rows over seeds: rates and the interval of each, rates at the end, mean milliseconds."""
+    """Return the rows that all seeds have: rates and the interval of each, rates at the end, mean milliseconds."""
     seeds = ", ".join(str(summary["seed"]) for summary in summaries)
     agents = [summary["agents"] for summary in summaries]
     strict = [[row["strict"] for row in one.values() if row.get("strict")] for one in agents]
@@ -42,6 +43,8 @@ def quickstart_table(summaries: Sequence[Mapping[str, Any]]) -> str:
         "|---|---|---|---|---|---|" + ("" if radius is None else "---|"),
     ]
     for agent, words in ROWS.items():
+        if not all(agent in one for one in agents):
+            continue
         rows = [one[agent] for one in agents]
         rates = " / ".join(f"{100 * row['success_rate']:.1f}" for row in rows)
         intervals = ", ".join(f"{100 * row['ci95'][0]:.0f}–{100 * row['ci95'][1]:.0f}" for row in rows)
