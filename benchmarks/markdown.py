@@ -184,7 +184,8 @@ def _number(value: float) -> str:
 
 
 def policies_table(study: Mapping[str, Any]) -> str:
-    """Return the rows of a policy study: what acts, its samples, success and its interval, milliseconds."""
+    """Return the policies alone, and the planner with all and with a quarter of its samples, alone and begun by each."""
+    most = max(row["labels"]["samples"] for row in study["rows"])
     lines = [
         f"| on {study['evaluation']['num_tasks']} tasks | samples | within {study['evaluation']['num_steps']} steps | "
         "95 % interval | at the end | steps | ms per action |",
@@ -192,6 +193,8 @@ def policies_table(study: Mapping[str, Any]) -> str:
     ]
     for row in study["rows"]:
         labels = row["labels"]
+        if labels["samples"] not in (0, most // 4, most):
+            continue
         words = {
             "1": f"**react**: {labels['policy']}",
             "2": "**plan**",
@@ -225,6 +228,7 @@ def load_speed() -> list[dict[str, Any]]:
 if __name__ == "__main__":
     print(quickstart_table(load_summaries()), "\n")
     print(quickstart_table(load_summaries("two-rooms-small")), "\n")
+    print(policies_table(load_study("two-rooms-small-seed0", "policies")), "\n")
     print(speed_table(load_speed()), "\n")
     value = load_slow_features()
     for part in (slow_features_table, planning_table, wanted_table):

@@ -14,8 +14,10 @@ from benchmarks.markdown import (
     cost_sentence,
     load_slow_features,
     load_speed,
+    load_study,
     load_summaries,
     planning_table,
+    policies_table,
     quickstart_table,
     slow_features_table,
     speed_table,
@@ -60,6 +62,7 @@ def test_the_first_screen_has_the_two_commands():
 def test_tables_are_those_of_the_committed_results():
     assert quickstart_table(load_summaries()) in README
     assert quickstart_table(load_summaries("two-rooms-small")) in README
+    assert policies_table(load_study("two-rooms-small-seed0", "policies")) in README
     assert speed_table(load_speed()) in README
 
 
