@@ -119,7 +119,7 @@ class LearnedActor:
         simulator: renders the observations.
         mode: ``"1"``, ``"2"``, or ``"2+1"``: the policy proposes the planner's first candidate.
         planner: planner of mode 2.
-        seed: of the planner's samples.
+        seed: of the planner's samples and the policy's noise.
         policy: which of the run's policies, see :data:`benchmarks.policy_checkpoint.POLICIES`.
     """
 

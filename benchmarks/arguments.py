@@ -250,7 +250,7 @@ def _add_evaluate(verbs: Verbs) -> None:
     evaluate.add_argument(
         "--no-references", action="store_true", help="leave out zero, random, expert, oracle"
     )
-    _common(evaluate, out="RUN", seed="of the planner's samples (default: the run's)", seed_default=None)
+    _common(evaluate, out="RUN", seed="of the agent's samples (default: the run's)", seed_default=None)
 
 
 def _add_distill(verbs: Verbs) -> None:
@@ -273,7 +273,7 @@ def _add_distill(verbs: Verbs) -> None:
         "num_steps, ask_every; of inverse max_lag, max_episodes",
     )
     distill.add_argument(
-        "--planner", help="the teacher, which plans in every state (default: the recipe's planner)"
+        "--planner", help="the teacher, which plans where it is asked (default: the recipe's planner)"
     )
     distill.add_argument(
         "--planner-args", nargs="+", metavar="KEY=VALUE", help="e.g. num_samples=128 horizon=16"
@@ -345,8 +345,8 @@ def _add_probe(verbs: Verbs) -> None:
 
 def _add_report(verbs: Verbs) -> None:
     """From a run to a page."""
-    report = verbs.add_parser("report", help="one HTML page of a run")
-    report.add_argument("run", metavar="RUN", help="folder of a run")
+    report = verbs.add_parser("report", help="one HTML page of a run, or of a folder of ablations")
+    report.add_argument("run", metavar="RUN", help="folder of a run, or of `bench ablations`")
     report.add_argument("--gif", action="store_true", help="also write media/episodes.gif")
     _json(report)
 

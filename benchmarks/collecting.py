@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,17 @@ from worldmodel.jepa import require_known
 
 OnChunk = Callable[[int, int], None]  # episodes done, episodes in all
 
+
+def _in_one_room(walk: Callable[..., Policy]) -> Callable[..., OneRoom]:
+    """Return the same policy kept out of the door, with the same arguments."""
+
+    @functools.wraps(walk, updated=())
+    def make(**kwargs: Any) -> OneRoom:  # noqa: ANN401
+        return OneRoom(walk(**kwargs))
+
+    return make
+
+
 POLICIES: dict[str, Callable[..., Any]] = {
     "heading": HeadingRandomWalk,
     "uniform": UniformRandom,
@@ -38,8 +50,8 @@ POLICIES: dict[str, Callable[..., Any]] = {
     "expert": Expert,
     "directed": DirectedWalk,
     "waypoints": RandomWaypoints,
-    "heading_one_room": lambda: OneRoom(HeadingRandomWalk()),
-    "waypoints_one_room": lambda: OneRoom(RandomWaypoints()),
+    "heading_one_room": _in_one_room(HeadingRandomWalk),
+    "waypoints_one_room": _in_one_room(RandomWaypoints),
 }
 NATIVE_POLICY = {"worldmodel/MovingDot-v0": "directed", "worldmodel/TwoRooms-v0": "heading"}
 

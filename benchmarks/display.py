@@ -25,7 +25,7 @@ from worldmodel.training import DIAGNOSTIC
 
 AGENT_ORDER = ("mode-2", "mode-2+1", "mode-1", "oracle", "expert", "straight-line", "random", "zero")
 
-STATISTICS = {  # what a diagnosis calls its numbers, and how to read them
+STATISTICS = {  # what a diagnosis and the ablations call their numbers, and how to read them
     "action_r2": ("action R²", "actions read off the embedding's motion, held out: 1 fully, 0 not at all"),
     "between_trajectory_share": ("between-trajectory share", "of the variance: 1 is constant in time"),
     "static_ratio": ("static ratio", "constant over moving part of the action readout, whole trajectories"),
@@ -131,7 +131,7 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         ("success %", "right"),
         ("95 % interval", "right"),
         ("at the end %", "right"),
-        *([(f"within {radius:g} %", "right")] if radius else []),
+        *([] if radius is None else [(f"% nearer than {radius:g}", "right")]),
         ("steps (median)", "right"),
         ("ms per action", "right"),
         ("one alone", "right"),
@@ -147,12 +147,19 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             f"{100 * row['success_rate']:.1f}",
             f"{100 * low:.1f} – {100 * high:.1f}",
             f"{100 * row['success_rate_final']:.1f}",
-            *([f"{100 * row['strict']['success_rate']:.1f}" if row.get("strict") else "–"] if radius else []),
+            *([] if radius is None else [_strict(row.get("strict"))]),
             "–" if steps is None else f"{steps:.0f}",
             f"{row['plan_ms']['mean']:.3f}",
             f"{row['latency_ms']:.2f}" if "latency_ms" in row else "–",
         )
     return table
+
+
+def _strict(strict: Mapping[str, Any] | None) -> str:
+    """Success within the narrower radius, ever and at the end."""
+    if strict is None:
+        return "–"
+    return f"{100 * strict['success_rate']:.1f} ({100 * strict['success_rate_final']:.1f} at the end)"
 
 
 def study_table(rows: Sequence[Mapping[str, Any]]) -> Table:

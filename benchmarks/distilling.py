@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.agents import LearnedActor, TrainedRun, load_run
 from benchmarks.policy_checkpoint import POLICIES, load_policy, policy_folder, save_policy
 from benchmarks.preparation import choose_episodes, encode_episodes, open_store_of, split_episodes
-from benchmarks.recipes import ActorRecipe, PlannerRecipe, Recipe, require_positive
+from benchmarks.recipes import PlannerRecipe, Recipe, require_positive
 from benchmarks.runs import command_line, read_config, read_json, read_recipe, write_json
 from benchmarks.seeding import derive_seed, make_generator
 from envs.simulator import Simulator
@@ -27,7 +27,7 @@ from planners.distill import (
     ImitationObjective,
     demonstrate,
 )
-from planners.policy import GoalPolicy
+from planners.policy import GoalPolicy, check_architecture
 from worldmodel.data import TrajectoryStore
 from worldmodel.training import BatchFn, FitConfig, fit
 
@@ -46,18 +46,16 @@ class ImitationConfig:
     noise: float | None = None  # likewise
 
     def __post_init__(self) -> None:
-        for name in ("hidden_dims", "conv_channels"):
-            widths = getattr(self, name)
-            if widths is not None and not (
-                isinstance(widths, tuple) and all(isinstance(width, int) and width > 0 for width in widths)
-            ):
-                raise ValueError(f"{name} must be a list of widths, got {widths!r}")
-        if self.noise is not None and not (isinstance(self.noise, int | float) and self.noise >= 0):
-            raise ValueError(f"noise must be a number >= 0, got {self.noise!r}")
+        check_architecture(**self.architecture({}))
         counts = [f.name for f in dataclasses.fields(self) if f.type == "int"]
         require_positive(self, *counts)
         if not self.lr > 0:
             raise ValueError(f"lr must be > 0, got {self.lr}")
+
+    def architecture(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Return arguments of :class:`GoalPolicy`: those of the run's ``own`` policy unless they are set here."""
+        ours = {name: getattr(self, name) for name in ("hidden_dims", "conv_channels", "noise")}
+        return {**own, **{name: value for name, value in ours.items() if value is not None}}
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class DaggerConfig(ImitationConfig):
     """The planner is asked in closed loop."""
 
     train_steps: int = 1000
-    lr: float = 2e-4  # small: what the run's own policy knows from imagination is worth keeping
+    lr: float = 2e-4  # small, to keep what the run's own policy knows; without an own start, rather 1e-3
     own_start: bool = True  # start from the run's own policy where it is of the same architecture
     rounds: int = 2  # the planner acts in the first unless there was a start, the policy in the others
     episodes: int = 400  # worlds per round
@@ -116,17 +114,19 @@ def distill_run(
     method = next(name for name, kind in METHODS.items() if isinstance(config, kind))
     trained, recipe = load_run(run, device), read_recipe(run)
     seed = int(read_config(run).get("seed", 0)) if seed is None else seed
-    own = recipe.actor or ActorRecipe(FitConfig(num_steps=1))
-    architecture = own.architecture | {
-        name: getattr(config, name) for name in own.architecture if getattr(config, name) is not None
-    }
+    architecture = config.architecture({} if recipe.actor is None else recipe.actor.architecture)
     distiller = _Distiller(trained, config, architecture, derive_seed(seed, "distill", method), on_step)
     if isinstance(config, DaggerConfig):
         facts = distiller.dagger(config, planner or recipe.planner)
     else:
         facts = distiller.inverse(config, recipe, open_store_of(run))
     save_policy(policy_folder(run, method), distiller.policy)
-    settings = {"method": method, "settings": asdict(config), **facts, "command": command_line()}
+    settings = {
+        "method": method,
+        "settings": {**asdict(config), **architecture},
+        **facts,
+        "command": command_line(),
+    }
     path = run / "distill.json"
     write_json(path, {**(read_json(path) if path.exists() else {}), method: settings})
     return settings
@@ -176,7 +176,7 @@ class _Distiller:
             loss = self._fit(batches, f"distill_dagger_{number}")
         assert together is not None
         return {
-            "planner": asdict(planner),
+            "planner": asdict(_teacher(planner, acts=False)),
             "started_from_own": is_started,
             "demonstrations": len(together),
             "planning_s": round(planning_s, 1),
@@ -207,14 +207,11 @@ class _Distiller:
         """One round's episodes, on new worlds of the training split; the planner acts where there is no learner."""
         generator = make_generator(self.seed, "worlds", number)
         state = simulator.initial(config.episodes, generator, split="train")
-        # A plan is for one state: it does not run on while the policy acts, nor begin the next one.
-        is_warm = planner.warm_start and learner is None
-        planner = dataclasses.replace(planner, execute=1, policy_proposal=False, warm_start=is_warm)
         teacher = LearnedActor(
             self.trained,
             simulator,
             mode="2",
-            planner=planner,
+            planner=_teacher(planner, acts=learner is None),
             seed=derive_seed(self.seed, "teacher", number),
         )
         teacher.begin(simulator.goal(state, generator))
@@ -289,3 +286,9 @@ class _Distiller:
         )
         self.policy.eval().requires_grad_(False)
         return float(result.metrics["imitation"])
+
+
+def _teacher(planner: PlannerRecipe, *, acts: bool) -> PlannerRecipe:
+    """Return the planner for one question at a time: while the policy acts, no plan runs on or begins the next one."""
+    is_warm = planner.warm_start and acts
+    return dataclasses.replace(planner, execute=1, policy_proposal=False, warm_start=is_warm)

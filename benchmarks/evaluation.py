@@ -94,6 +94,11 @@ def draw_tasks(simulator: Simulator, config: EvaluationRecipe) -> Tasks:
     generator = make_generator(config.seed, "tasks")
     start = simulator.initial(config.num_tasks, generator, config.variation or None, split=config.split)
     goal = simulator.goal(start, generator)
+    widest = getattr(simulator, "success_radius", None)
+    if config.strict_radius is not None and widest is not None and config.strict_radius > widest:
+        raise ValueError(
+            f"evaluation.strict_radius must be <= the environment's success_radius, {widest}, got {config.strict_radius}"
+        )
     solved = int(simulator.success(start, goal).sum())
     if solved:
         raise RuntimeError(f"no task may be solved at its start, got {solved} of {config.num_tasks}")

@@ -64,7 +64,7 @@ def evaluate_run(
         with_references: also evaluate zero, random, straight line, expert and oracle.
         planner: settings of mode 2; None takes the recipe's.
         evaluation: tasks; None takes the recipe's.
-        seed: of the planner's samples; None takes the run's.
+        seed: of the planner's samples and the policy's noise; None takes the run's.
         device: of the networks.
         with_media: record episodes, probe error and cost maps for the report.
         on_step: called after each step.

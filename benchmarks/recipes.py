@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from planners.policy import check_architecture
 from worldmodel.critic import CriticConfig
 from worldmodel.jepa import require_known
 from worldmodel.paths import PathConfig
@@ -132,6 +133,7 @@ class ActorRecipe:
         for name in ("hidden_dims", "conv_channels"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         require_positive(self, "horizon", "batch_size")
+        check_architecture(**self.architecture)
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -165,6 +167,10 @@ class EvaluationRecipe:
     split: str = "eval"
     variation: dict[str, Any] = field(default_factory=dict)  # factors of variation that are set
     strict_radius: float | None = None  # a second, narrower success, reported beside [units of the distance]
+
+    def __post_init__(self) -> None:
+        if self.strict_radius is not None and not self.strict_radius > 0:
+            raise ValueError(f"evaluation.strict_radius must be > 0 or null, got {self.strict_radius}")
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,8 @@ def train_run(
     stages = _Stages(recipe, store, run, seed, torch.device(device), on_step, tensorboard, on_warning)
     check_same_run(run, recipe, seed)
     module = None if (run / "model" / "config.json").exists() else stages.objective()
+    if module is not None and recipe.actor is not None:
+        stages.policy(module.model, recipe.actor)
     if rank == 0:  # what cannot be built has raised, and leaves no folder behind
         begin_run(run, recipe, seed=seed, device=str(device), store=store_facts(store))
     model = stages.world_model(module)
@@ -315,16 +317,7 @@ class _Stages:
         path = self.run / "policy"
         if (path / "config.json").exists():
             return
-        bounds = self.store.env["action"]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, "policy"))
-            policy = GoalPolicy(
-                model.embedding_shape,
-                bounds["low"],
-                bounds["high"],
-                bounds["max_norm"],
-                **config.architecture,
-            ).to(self.device)
+        policy = self.policy(model, config)
         model.requires_grad_(False)
         cost = Critic(model.embedding_shape, critic.config, summed=True).to(self.device)
         cost.load_state_dict(critic.state_dict())
@@ -351,6 +344,19 @@ class _Stages:
         module = ImaginationObjective(policy, imagine_step, cost, horizon=config.horizon)
         self._fit(module, batches, {"imagined_cost": 1.0}, config.fit, "actor")
         save_policy(path, policy)
+
+    def policy(self, model: JEPA, config: ActorRecipe) -> GoalPolicy:
+        """Build an untrained policy for the embeddings of ``model`` and the actions of the store."""
+        bounds = self.store.env["action"]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.seed, "policy"))
+            return GoalPolicy(
+                model.embedding_shape,
+                bounds["low"],
+                bounds["high"],
+                bounds["max_norm"],
+                **config.architecture,
+            ).to(self.device)
 
     def cached(self, model: JEPA) -> tuple[Tensor, Tensor, Tensor]:
         """Encode every frame once, then let the frames go.

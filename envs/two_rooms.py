@@ -84,6 +84,8 @@ class TwoRooms:
     ) -> None:
         check_choice("layout", layout, ("fixed", "random"))
         check_choice("held_out", held_out, HELD_OUT)
+        if layout == "fixed" and held_out != "layouts":
+            raise ValueError(f"held_out must be 'layouts' where the layout is fixed, got {held_out!r}")
         check_choice("goal_room", goal_room, ("other", "same", "any"))
         check_whole("image_size", image_size, at_least=8)
         check_whole("max_steps", max_steps, at_least=1)

@@ -2,8 +2,8 @@
 
 Two teachers for one goal-conditioned policy:
 
-* the planner (:func:`demonstrate`): at every state of closed-loop episodes the planner says what it would do. In the
-  first round it also acts; from then on the policy acts and the planner only corrects, so that the policy is taught on
+* the planner (:func:`demonstrate`): along closed-loop episodes the planner says what it would do. Where there is no
+  policy yet it also acts; from then on the policy acts and the planner only corrects, so that the policy is taught on
   the states that it brings about itself (DAgger; Ross, Gordon & Bagnell 2011, arXiv 1011.0686);
 * the data themselves (:class:`HindsightActions`): the action that was taken where an episode went on to the goal some
   steps later, an inverse dynamics over many steps (Ghosh et al. 2019, arXiv 1912.06088). Nothing is planned.

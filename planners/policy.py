@@ -25,6 +25,18 @@ StepFn = Callable[[Tensor, Tensor, Any], tuple[Tensor, Any]]
 EmbeddingCostFn = Callable[[Tensor, Tensor, Tensor], Tensor]  # (B, H, *D), (B, H, A), goal (B, *D) -> (B,)
 
 
+def check_architecture(
+    hidden_dims: Sequence[int] = (), conv_channels: Sequence[int] = (), noise: float = 0.0
+) -> None:
+    """Raise one ``ValueError`` where widths, channels or noise are not what a :class:`GoalPolicy` is built of."""
+    for name, widths in (("hidden_dims", hidden_dims), ("conv_channels", conv_channels)):
+        is_list = isinstance(widths, Sequence) and not isinstance(widths, str)
+        if not (is_list and all(type(width) is int and width > 0 for width in widths)):
+            raise ValueError(f"{name} of a policy must be whole widths >= 1, got {widths!r}")
+    if isinstance(noise, bool) or not (isinstance(noise, int | float) and 0 <= noise < math.inf):
+        raise ValueError(f"noise of a policy must be a number >= 0, got {noise!r}")
+
+
 class GoalPolicy(nn.Module):
     """A network on embedding and goal whose actions keep the bounds smoothly.
 
@@ -38,8 +50,8 @@ class GoalPolicy(nn.Module):
         noise: standard deviation of :meth:`sample` [half widths of the bounds].
 
     Raises:
-        ValueError: a bound is not finite (a policy squashes its output into the box), ``noise`` is negative, or there
-            are convolutions and the embedding is a vector.
+        ValueError: a bound is not finite (a policy squashes its output into the box), a width or the noise is none, or
+            there are convolutions and the embedding is a vector.
     """
 
     def __init__(
@@ -56,8 +68,7 @@ class GoalPolicy(nn.Module):
         super().__init__()
         if not all(math.isfinite(bound) for bound in (*low, *high)):
             raise ValueError(f"action bounds of a policy must be finite, got low {low} and high {high}")
-        if not noise >= 0:
-            raise ValueError(f"noise of a policy must be >= 0, got {noise}")
+        check_architecture(hidden_dims, conv_channels, noise)
         if conv_channels and len(embedding_shape) != 3:
             raise ValueError(
                 f"a policy with convolutions must act on a feature map, got embeddings of shape {tuple(embedding_shape)}"

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from benchmarks.collecting import POLICIES
 from benchmarks.recipes import Recipe
 
-TRANSITIONS = tuple(634 * 4**k for k in range(7))  # 634 .. 2.6 M
+TRANSITIONS = tuple(634 * 4**k for k in range(7))  # 634 .. 2.6 M, of these at most
+MOST = 8  # times as many as the recipe has
 LENGTHS = (17, 33, 65, 91)  # frames of a trajectory, as many transitions in all
 GOOD_SHARES = (0.0, 0.02, 0.1, 0.5, 1.0)
 
@@ -49,9 +50,9 @@ def terms(recipe: Recipe) -> list[Ablation]:
 
 
 def data_size(recipe: Recipe) -> list[Ablation]:
-    """Transitions by a factor of four, and as many as the recipe has."""
+    """Transitions by a factor of four up to :data:`MOST` times the recipe's, and as many as the recipe has."""
     steps, ours = recipe.collect.num_steps, recipe.collect.num_episodes
-    episodes = {max(2, round(transitions / steps)) for transitions in TRANSITIONS}
+    episodes = {max(2, round(count / steps)) for count in TRANSITIONS if count <= MOST * ours * steps}
     return [
         Ablation(
             f"{count * steps:,} transitions",
@@ -76,8 +77,17 @@ def trajectory_length(recipe: Recipe) -> list[Ablation]:
 
 
 def data_quality(recipe: Recipe) -> list[Ablation]:
-    """A share of the trajectories is the recipe's, the others are drawn action by action, which goes nowhere."""
-    cells = []
+    """A share of the trajectories is the recipe's, the others are drawn action by action, which goes nowhere.
+
+    Raises:
+        ValueError: the recipe's data policy cannot be mixed in: a mixture, one with arguments, or those actions itself.
+    """
+    ours, cells = recipe.collect, []
+    if ours.policy not in POLICIES or ours.policy == "uniform" or ours.policy_kwargs:
+        raise ValueError(
+            "the ablation 'data-quality' must be of a single data policy without arguments, other than uniform, got "
+            f"{ours.policy!r} with {ours.policy_kwargs}"
+        )
     for share in GOOD_SHARES:
         policy = f"{share}*{recipe.collect.policy}+{round(1 - share, 6)}*uniform"
         changed = () if share == 1 else (f"collect.policy={policy}",)

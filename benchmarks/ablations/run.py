@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -11,7 +12,7 @@ from typing import Any
 from benchmarks.ablations.axes import ABLATIONS, Ablation
 from benchmarks.ablations.figures import write_figure
 from benchmarks.agents import load_run
-from benchmarks.collecting import collect_store
+from benchmarks.collecting import collect_store, make_data_policy
 from benchmarks.diagnosing import diagnose_run
 from benchmarks.pipeline import evaluate_run
 from benchmarks.recipes import Recipe, override
@@ -26,10 +27,11 @@ from benchmarks.runs import (
     versions,
     write_json,
 )
-from benchmarks.seeding import make_generator
+from benchmarks.seeding import derive_seed, make_generator
 from benchmarks.stages import train_run
 
 OnStep = Callable[[str, int, int, Mapping[str, float]], None]
+DIAGNOSED = 200  # episodes of the recipe's own data that all cells are diagnosed on
 STATISTICS = ("rankme", "between_trajectory_share", "distance_path", "action_r2", "identity_ratio")
 
 
@@ -49,7 +51,7 @@ def run_ablations(
         recipe: what is changed.
         out: gets ``stores/``, a run folder per cell in ``cells/`` (sets that have a cell in common share it), and the
             results.
-        seeds: of data and training.
+        seeds: of data and training. The file holds these and no others; cells of other seeds stay in ``cells/``.
         device: of the networks.
         on_step: called with cell and stage, step, steps in all and scalars.
 
@@ -58,7 +60,14 @@ def run_ablations(
 
     Raises:
         RunError: ``out`` holds a cell of another recipe, planner or tasks.
+        ValueError: the recipe has no such axis, or data that cannot be collected.
     """
+    cells = [(ablation, override(recipe, ablation.settings)) for ablation in ABLATIONS[name](recipe)]
+    for _, changed in cells:  # what cannot be collected is said before anything is trained
+        make_data_policy(changed.collect.policy, changed.collect.policy_kwargs)
+    same = dataclasses.replace(recipe.collect, num_episodes=min(DIAGNOSED, recipe.collect.num_episodes))
+    same = dataclasses.replace(same, chunk=min(same.chunk, same.num_episodes))
+    collect_store(same, out / "stores" / "diagnosed", seed=derive_seed(0, "diagnosed"))
     rows: list[dict[str, Any]] = []
     value = {
         "ablations": name,
@@ -69,9 +78,8 @@ def run_ablations(
         "command": command_line(),
         "rows": rows,
     }
-    for ablation in ABLATIONS[name](recipe):
+    for ablation, changed in cells:
         for seed in seeds:
-            changed = override(recipe, ablation.settings)
             rows.append(_run_cell(ablation, changed, out, seed, device, on_step))
             write_json(out / f"{name}.json", value)
     write_figure(name, rows, out / f"{name}.png")
@@ -104,7 +112,9 @@ def _run_cell(
             on_step(f"{ablation.name}: {stage}", step, total, scalars)
 
     train_run(recipe, store, run, seed=seed, device=device, on_step=report)
-    statistics = diagnose_run(run, seed=seed, device=device)["final"]
+    statistics = diagnose_run(run, store_path=str(out / "stores" / "diagnosed"), seed=seed, device=device)[
+        "final"
+    ]
     evaluations = evaluate_run(
         run, seed=seed, device=device, with_references=False, with_media=False, on_step=report
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.report.page import write_page
 from benchmarks.report.run_files import Json, read_json_file
-from benchmarks.report.wording import MISSING, NBSP, copyable, number, percent, text, title
+from benchmarks.report.wording import MISSING, copyable, number, percent, text, title
 
 _SETS = {  # file, heading, what the figure shows
     "terms": ("Terms of the objective", "One term is left out at a time; a dot per seed."),
@@ -30,9 +30,9 @@ _SETS = {  # file, heading, what the figure shows
     ),
 }
 _COLUMNS: dict[str, Callable[[Json], str]] = {
-    f"plan [{NBSP}%]": lambda row: _rate(row, "mode-2", "success_rate"),
-    "at the end": lambda row: _rate(row, "mode-2", "success_rate_final"),
-    f"react [{NBSP}%]": lambda row: _rate(row, "mode-1", "success_rate"),
+    "plan [%]": lambda row: _rate(row, "mode-2", "success_rate"),
+    "plan, at the end [%]": lambda row: _rate(row, "mode-2", "success_rate_final"),
+    "react [%]": lambda row: _rate(row, "mode-1", "success_rate"),
     "RankMe": lambda row: number(row["diagnostics"].get("rankme"), 2),
     "between-trajectory share": lambda row: number(row["diagnostics"].get("between_trajectory_share"), 2),
     "distance ~ true": lambda row: number(row["diagnostics"].get("distance_geodesic"), 2),
@@ -41,8 +41,8 @@ _COLUMNS: dict[str, Callable[[Json], str]] = {
 
 
 def holds_ablations(folder: Path) -> bool:
-    """Tell whether ``bench ablations`` wrote into a folder."""
-    return any((folder / f"{name}.json").exists() for name in _SETS)
+    """Tell whether a folder is one that ``bench ablations`` wrote: results of a set, and no run of its own."""
+    return not (folder / "config.json").exists() and any((folder / f"{name}.json").exists() for name in _SETS)
 
 
 def render_ablations(folder: Path) -> Path:
@@ -53,11 +53,19 @@ def render_ablations(folder: Path) -> Path:
     """
     found = {name: read_json_file(folder / f"{name}.json") for name in _SETS}
     values = {name: value for name, value in found.items() if value is not None}
+    for name, value in values.items():
+        if value.get("ablations") != name or not isinstance(value.get("rows"), list):
+            raise ValueError(
+                f"{folder / name}.json must be written by `worldmodel bench ablations {name}`, got other keys: "
+                f"{', '.join(value)}"
+            )
     recipes = sorted({str(value["recipe"]) for value in values.values()})
     devices = sorted({str(value["device"]) for value in values.values()})
     head = f"""<header><p class="eyebrow">Ablations</p><h1>{text(folder.resolve().name)}</h1>
 <p class="headline">The recipe {text(", ".join(recipes))}, trained again with one thing changed at a time and evaluated on
-the same tasks, on {text(", ".join(devices))}. Values of several seeds stand one after the other.</p></header>"""
+the same tasks, on {text(", ".join(devices))}. Values of several seeds stand one after the other. RankMe and the share of
+the variance that lies between trajectories are of the same episodes for all; the last two columns are rank
+correlations of embedding distance, and of the critic, with the true distance to goals of the task.</p></header>"""
     sections = {name: (_SETS[name][0], _section(folder, name, value)) for name, value in values.items()}
     return write_page(folder, title=folder.resolve().name, header=head, sections=sections)
 
@@ -73,16 +81,16 @@ def _section(folder: Path, name: str, value: Json) -> str:
             f"<figcaption>{text(about)}</figcaption></figure>"
         )
     rows = value["rows"]
-    names = list(dict.fromkeys(row["name"] for row in rows))
+    cells = list(dict.fromkeys(row["name"] for row in rows))
     head = "".join(f'<th scope="col">{column}</th>' for column in _COLUMNS)
     body = "".join(
-        f'<tr><th scope="row">{text(title(name))}</th>'
+        f'<tr><th scope="row">{text(title(cell))}</th>'
         + "".join(
-            f"<td>{' / '.join(read(row) for row in rows if row['name'] == name)}</td>"
+            f"<td>{' / '.join(read(row) for row in rows if row['name'] == cell)}</td>"
             for read in _COLUMNS.values()
         )
         + "</tr>"
-        for name in names
+        for cell in cells
     )
     seeds = ", ".join(str(seed) for seed in value["seeds"])
     return f"""<section id="{name}"><h2>{text(heading)}</h2>{figure}

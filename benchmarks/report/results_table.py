@@ -40,8 +40,8 @@ _HEAD = """<thead><tr><th scope="col">Agent</th><th scope="col" class="rate">Suc
 _CAPTION = """Each bar runs from 0 to 100&nbsp;%: the mark is the share of episodes that ever reached the
 goal within the step budget, the strong band its 95&nbsp;% Wilson interval; two rows whose bands do not
 overlap differ by more than luck. <em>At the end</em> counts the episodes still at the goal on the last
-step. Steps are counted over successful episodes only. A second share, <em>within</em> a narrower radius, is of
-those that ever came that near, in the units of the environment's distance."""
+step. Steps are counted over successful episodes only. <em>Within</em> a narrower
+radius, in the units of the environment's distance, are as many ever and at the end."""
 _ORDER = [*_MODES, *_REFERENCES]
 
 
@@ -120,7 +120,8 @@ def _strict(evaluation: Evaluation) -> str:
     strict = evaluation.get("strict")
     if not strict:
         return ""
-    return f"<small>{percent(strict['success_rate'])} within {number(strict['radius'])}</small>"
+    ever, final = percent(strict["success_rate"]), percent(strict["success_rate_final"])
+    return f"<small>within {number(strict['radius'])}: {ever}, at the end {final}</small>"
 
 
 def _interval_bar(evaluation: Evaluation) -> str:

@@ -6,9 +6,12 @@ import pytest
 
 from benchmarks.ablations import ABLATIONS
 from benchmarks.ablations.axes import data_quality, data_size, door, terms, trajectory_length
+from benchmarks.arguments import build_parser
 from benchmarks.catalogue import resolve
 from benchmarks.cli import main
+from benchmarks.collecting import make_data_policy
 from benchmarks.recipes import override
+from benchmarks.report.ablations import _SETS
 
 
 def test_each_term_is_left_out_once_and_the_rest_stays():
@@ -61,10 +64,61 @@ def test_the_axes_of_the_data_hold_the_recipe_itself_as_one_cell():
         for axis in (data_size, trajectory_length, data_quality, door):
             assert sum(cell.settings == () for cell in axis(recipe)) == 1
     sizes = [cell.value for cell in data_size(resolve("two-rooms"))]
+    assert [cell.value for cell in data_size(resolve("two-rooms", "smoke"))] == [384, 640, 2528]
     assert sizes == [630, 2520, 10170, 40590, 162270, 360000, 649260, 2596860]
     mixed = override(recipe, data_quality(recipe)[1].settings).collect.policy
     assert mixed == "0.02*waypoints+0.98*uniform"
     assert override(recipe, door(recipe)[1].settings).collect.policy == "waypoints_one_room"
+
+
+@pytest.mark.parametrize("recipe", ["two-rooms", "two-rooms-small"])
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_the_data_of_every_cell_can_be_collected(name, recipe):
+    for cell in ABLATIONS[name](resolve(recipe)):
+        collect = override(resolve(recipe), cell.settings).collect
+        make_data_policy(collect.policy, collect.policy_kwargs)
+
+
+def test_data_that_cannot_be_mixed_or_confined_is_refused():
+    mixed = override(resolve("two-rooms"), ["collect.policy=0.8*heading+0.2*expert"])
+    uniform = override(resolve("two-rooms"), ["collect.policy=uniform"])
+    for recipe in (mixed, uniform):
+        with pytest.raises(ValueError, match="must be of a single data policy without arguments"):
+            data_quality(recipe)
+        with pytest.raises(ValueError, match="must be of data collected by heading, waypoints"):
+            door(recipe)
+    curved = override(resolve("two-rooms"), ['collect.policy_kwargs={"kappa": 2.0}'])
+    confined = override(curved, door(curved)[1].settings).collect
+    assert make_data_policy(confined.policy, confined.policy_kwargs).walk.kappa == 2.0
+
+
+def test_the_command_line_and_the_page_know_every_set():
+    sets = build_parser().parse_args(["bench", "ablations", "terms", "two-rooms"])
+    assert sets.ablations in ABLATIONS
+    for name in ABLATIONS:
+        build_parser().parse_args(["bench", "ablations", name, "two-rooms"])
+    assert _SETS.keys() == ABLATIONS.keys()
+
+
+def test_the_smallest_store_is_trained_on_and_diagnosed_on_the_same_episodes_as_the_others(tmp_path, capsys):
+    out = tmp_path / "ablations"
+    command = ["bench", "ablations", "data-size", "two-rooms", "--preset", "smoke", "--seeds", "0"]
+    few = ["evaluation.num_tasks=3", "evaluation.num_steps=2", "collect.num_steps=90", "collect.chunk=7"]
+    assert main([*command, "--set", *few, "--out", str(out), "--quiet", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["value"] for row in rows] == [630, 2160, 2520, 10170]
+    for row in rows:
+        assert row["diagnostics"]["rankme"] > 0
+    for folder in (out / "cells").iterdir():
+        assert json.loads((folder / "diagnostics.json").read_text())["store"].endswith("stores/diagnosed")
+
+
+def test_a_file_of_another_kind_is_refused_by_the_page(tmp_path, capsys):
+    (tmp_path / "terms.json").write_text('{"rows": 3}')
+    assert main(["report", str(tmp_path), "--quiet"]) == 1
+    assert "must be written by `worldmodel bench ablations terms`" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text("{}")  # a run with a file of that name stays a run
+    assert main(["report", str(tmp_path), "--quiet"]) == 0
 
 
 def test_ablations_run_are_written_and_go_on_where_they_stopped(tmp_path, capsys):

@@ -12,7 +12,7 @@ from benchmarks import arguments
 from benchmarks.agents import load_run
 from benchmarks.catalogue import resolve
 from benchmarks.cli import main
-from benchmarks.distilling import DaggerConfig, _Distiller, distill_run
+from benchmarks.distilling import DaggerConfig, _Distiller, _teacher, distill_run
 from benchmarks.policy_checkpoint import POLICIES, load_policy, policy_folder
 from envs.two_rooms import TwoRooms
 from tests.benchmarks.runs import smoke_run
@@ -141,7 +141,25 @@ def test_the_planner_remembers_what_the_policy_did(tmp_path):
     assert len(executed) == config.num_steps == len(remembered)
     for one, two in zip(executed, remembered, strict=True):
         assert torch.equal(one, two)
-    assert not torch.equal(torch.cat(executed[::2]), asked.action)
+    mine = torch.cat(executed[::2])
+    assert mine.shape == asked.action.shape
+    assert not torch.equal(mine, asked.action)
+
+
+def test_a_teacher_plans_from_nothing_where_the_policy_acts_and_goes_on_where_it_acts_itself():
+    planner = resolve("two-rooms").planner
+    assert (planner.execute, planner.warm_start) == (2, True)
+    itself, asked = _teacher(planner, acts=True), _teacher(planner, acts=False)
+    assert (itself.execute, itself.warm_start) == (1, True)
+    assert (asked.execute, asked.warm_start) == (1, False)
+
+
+def test_what_was_distilled_says_what_it_was_of(run):
+    facts = distill_run(run, dataclasses.replace(SMALL, hidden_dims=None))
+    assert facts["planner"]["execute"] == 1
+    assert not facts["planner"]["warm_start"]
+    assert facts["settings"]["hidden_dims"] == (256, 256)
+    assert facts["settings"]["noise"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -149,8 +167,10 @@ def test_the_planner_remembers_what_the_policy_did(tmp_path):
     [
         (["rounds=0"], "DaggerConfig.rounds must be >= 1, got 0"),
         (["lr=0"], "lr must be > 0, got 0"),
-        (["hidden_dims=16"], "hidden_dims must be a list of widths, got 16"),
-        (["noise=-1"], "noise must be a number >= 0, got -1"),
+        (["hidden_dims=16"], "hidden_dims of a policy must be whole widths >= 1, got 16"),
+        (["conv_channels=[true]"], r"conv_channels of a policy must be whole widths >= 1, got \(True,\)"),
+        (["noise=-1"], "noise of a policy must be a number >= 0, got -1"),
+        (["conv_channels=[4]"], "must act on a feature map"),
         (["round=2"], "setting must be one of .*did you mean 'rounds'"),
         (["rounds=2.5"], "rounds must be of type int, got 2.5"),
         (["max_lag=3"], "setting must be one of .*got 'max_lag'"),  # of the other method

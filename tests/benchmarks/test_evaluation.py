@@ -111,6 +111,12 @@ def test_a_narrower_radius_is_counted_beside():
     assert row["strict"]["success_rate"] == row["strict"]["success_rate_final"] == 1.0
     assert row["strict"]["radius"] == 1.41
     torch.testing.assert_close(episodes.distance < simulator.success_radius, episodes.reached)
+    with pytest.raises(ValueError, match="strict_radius must be > 0 or null, got -1"):
+        EvaluationRecipe(strict_radius=-1)
+    with pytest.raises(
+        ValueError, match="strict_radius must be <= the environment's success_radius, 4.5, got 9"
+    ):
+        draw_tasks(simulator, EvaluationRecipe(num_tasks=2, strict_radius=9))
     wide = dataclasses.replace(drawn, strict_radius=None)
     assert summarise(episodes, wide, agent="expert")["strict"] is None
 

@@ -16,6 +16,12 @@ def test_a_resolved_recipe_survives_json(name, preset):
     assert recipe_from_json(json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
 
 
+@pytest.mark.parametrize("setting", ["actor.noise=-1", 'actor.hidden_dims=["a"]', "actor.conv_channels=[0]"])
+def test_a_policy_that_cannot_be_built_is_refused_before_anything_is_trained(setting):
+    with pytest.raises(ValueError, match="of a policy must be"):
+        resolve("two-rooms", "smoke", [setting])
+
+
 def test_overrides_reach_any_depth_and_keep_types():
     recipe = resolve(
         "two-rooms",

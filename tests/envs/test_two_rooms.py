@@ -163,8 +163,10 @@ def test_held_out_lines_are_in_no_layout_of_training():
     assert set(state["wall_x"].tolist()) == set(evaluation[:, 0].tolist())
     assert set(state["door_y"].tolist()) == set(evaluation[:, 1].tolist())
     assert not set(sim.initial(4000, generator())["wall_x"].tolist()) & set(state["wall_x"].tolist())
-    with pytest.raises(ValueError, match="held_out must be"):
-        TwoRooms(held_out="rows")
+    with pytest.raises(ValueError, match="held_out must be one of"):
+        TwoRooms(layout="random", held_out="rows")
+    with pytest.raises(ValueError, match="held_out must be 'layouts' where the layout is fixed, got 'lines'"):
+        TwoRooms(held_out="lines")
 
 
 def test_the_fixed_layout_is_one_layout_in_both_splits():

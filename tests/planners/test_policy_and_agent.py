@@ -83,7 +83,7 @@ def test_a_policy_draws_around_what_it_chooses_and_within_its_bounds():
     assert policy.bounds.contains(far).all()
     silent = make_policy()
     assert torch.equal(silent.sample(embedding, goal), silent(embedding, goal))
-    with pytest.raises(ValueError, match="noise of a policy must be >= 0, got -1"):
+    with pytest.raises(ValueError, match="noise of a policy must be a number >= 0, got -1"):
         GoalPolicy((2,), [-1.0], [1.0], noise=-1)
 
 
