@@ -66,6 +66,8 @@ def _draw_names(rows: Sequence[Row]) -> Figure:
     for one, key in zip(panels[1:], shown, strict=True):
         _dots(one, names, rows, partial(_statistic, key=key), STATISTIC_COLOUR)
         one.set_xlabel(STATISTICS[key])
+        low, high = one.get_xlim()
+        one.set_xlim(min(0.0, low), 1.05 * high)  # small differences look small
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(len(names) - 0.5, -0.5)  # the first on top
     _legend(figure, panels[0])
