@@ -212,6 +212,47 @@ def policies_table(study: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+_ABLATION_COLUMNS: dict[str, tuple[str, str, str]] = {  # heading: kind of entry, its key, its format
+    "plan [%]": ("mode-2", "success_rate", ".1f"),
+    "at the end": ("mode-2", "success_rate_final", ".1f"),
+    "react [%]": ("mode-1", "success_rate", ".1f"),
+    "RankMe": ("diagnostics", "rankme", ".0f"),
+    "between-trajectory share": ("diagnostics", "between_trajectory_share", ".2f"),
+    "distance ~ true": ("diagnostics", "distance_geodesic", ".2f"),
+    "critic ~ true": ("diagnostics", "critic_geodesic", ".2f"),
+}
+
+
+def ablations_table(value: Mapping[str, Any]) -> str:
+    """Return a line per change, its seeds side by side; a column that no row fills is left out."""
+    rows = value["rows"]
+    entries = {
+        heading: [_ablation_entry(row, *column) for row in rows]
+        for heading, column in _ABLATION_COLUMNS.items()
+    }
+    shown = {heading: words for heading, words in entries.items() if set(words) != {"–"}}
+    seeds = ", ".join(str(seed) for seed in value["seeds"])
+    lines = [
+        f"| {rows[0]['evaluated']['num_tasks']} tasks, seed{'s' * (len(value['seeds']) > 1)} {seeds} | "
+        + " | ".join(shown)
+        + " |",
+        "|---|" + "---|" * len(shown),
+    ]
+    for name in dict.fromkeys(row["name"] for row in rows):
+        ours = [index for index, row in enumerate(rows) if row["name"] == name]
+        joined = (" / ".join(words[index] for index in ours) for words in shown.values())
+        lines.append(f"| {name} | " + " | ".join(joined) + " |")
+    return "\n".join(lines)
+
+
+def _ablation_entry(row: Mapping[str, Any], kind: str, key: str, form: str) -> str:
+    source = row["diagnostics"] if kind == "diagnostics" else row["agents"].get(kind)
+    number = None if source is None else source.get(key)
+    if number is None:
+        return "–"
+    return format(number if kind == "diagnostics" else 100 * number, form)
+
+
 def load_study(run: str, name: str) -> dict[str, Any]:
     """Read the committed study ``name`` of ``run``."""
     return json.loads((RESULTS / f"{run}-{name}.json").read_text())

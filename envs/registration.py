@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Environment id -> "module:class" of its simulator.
 _SIMULATORS = {
     "worldmodel/MovingDot-v0": "envs.moving_dot:MovingDot",
+    "worldmodel/PointMaze-v0": "envs.mujoco.point_maze:PointMaze",
     "worldmodel/TwoRooms-v0": "envs.two_rooms:TwoRooms",
 }
 
