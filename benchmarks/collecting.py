@@ -15,6 +15,7 @@ from benchmarks.recipes import CollectConfig, like
 from benchmarks.seeding import derive_seed, make_generator
 from envs.collect import collect
 from envs.policies import (
+    CorrelatedNoise,
     DirectedWalk,
     DoorCrossing,
     Expert,
@@ -49,11 +50,16 @@ POLICIES: dict[str, Callable[..., Any]] = {
     "door_crossing": DoorCrossing,
     "expert": Expert,
     "directed": DirectedWalk,
+    "correlated": CorrelatedNoise,
     "waypoints": RandomWaypoints,
     "heading_one_room": _in_one_room(HeadingRandomWalk),
     "waypoints_one_room": _in_one_room(RandomWaypoints),
 }
-NATIVE_POLICY = {"worldmodel/MovingDot-v0": "directed", "worldmodel/TwoRooms-v0": "heading"}
+NATIVE_POLICY = {
+    "worldmodel/MovingDot-v0": "directed",
+    "worldmodel/PointMaze-v0": "correlated",
+    "worldmodel/TwoRooms-v0": "heading",
+}
 
 
 def make_data_policy(expression: str, kwargs: dict[str, Any]) -> Policy:

@@ -23,7 +23,18 @@ from rich.text import Text
 from worldmodel.alarm import Alarm
 from worldmodel.training import DIAGNOSTIC
 
-AGENT_ORDER = ("mode-2", "mode-2+1", "mode-1", "oracle", "expert", "straight-line", "random", "zero")
+AGENT_ORDER = (
+    "mode-2",
+    "mode-2+1",
+    "mode-1",
+    "oracle",
+    "oracle-straight",
+    "expert",
+    "straight-line",
+    "correlated",
+    "random",
+    "zero",
+)
 
 STATISTICS = {  # what a diagnosis and the ablations call their numbers, and how to read them
     "action_r2": ("action R²", "actions read off the embedding's motion, held out: 1 fully, 0 not at all"),

@@ -20,9 +20,8 @@ from benchmarks.recipes import EvaluationRecipe, PlannerRecipe
 from benchmarks.runs import command_line, versions
 from benchmarks.seeding import make_generator
 from benchmarks.statistics import wilson_interval
-from envs.policies import StraightLine, UniformRandom, ZeroAction
-from envs.simulator import PlanarWorld, Simulator
-from envs.state import State, index_state, repeat_state
+from envs.simulator import Simulator
+from envs.state import State, index_state
 from planners import ActionBounds, make_planner
 from planners.mpc import MPC, MPCConfig
 
@@ -248,71 +247,6 @@ def simulator_bounds(simulator: Simulator) -> ActionBounds:
     return ActionBounds(simulator.action_low, simulator.action_high, simulator.max_action_norm)
 
 
-class ScriptedActor:
-    """A reference row: an action that is a function of state and goal.
-
-    Args:
-        function: ``(state, goal) -> action (B, A)``.
-    """
-
-    def __init__(self, function: Callable[[State, State], Tensor]) -> None:
-        self.function = function
-        self.goal: State = {}
-
-    def begin(self, goal: State) -> None:
-        """Keep the goals."""
-        self.goal = goal
-
-    def observe(self, state: State) -> State:
-        """Return the state itself."""
-        return state
-
-    def act(self, seen: State) -> Tensor:
-        """Choose actions ``(B, A)``."""
-        return self.function(seen, self.goal)
-
-
-class OracleActor:
-    """The suite's planner on the true simulator with the true distance to the goal, summed over the plan.
-
-    Args:
-        simulator: dynamics and distance.
-        config: the planner that the learned model is given, too.
-        seed: of the planner's samples.
-    """
-
-    def __init__(self, simulator: Simulator, config: PlannerRecipe, seed: int) -> None:
-        self.simulator = simulator
-        generator = make_generator(seed, "oracle")
-        self.mpc = make_mpc(config, simulator_bounds(simulator), generator)
-        self.goal: State = {}
-
-    def begin(self, goal: State) -> None:
-        """Keep the goals."""
-        self.goal = goal
-        self.mpc.reset()
-
-    def observe(self, state: State) -> State:
-        """Return the state itself."""
-        return state
-
-    def act(self, seen: State) -> Tensor:
-        """Choose actions ``(B, A)``."""
-        num = len(next(iter(seen.values())))
-
-        def cost_fn(actions: Tensor) -> Tensor:
-            batch, candidates, horizon = actions.shape[:3]
-            future, goal = repeat_state(seen, candidates), repeat_state(self.goal, candidates)
-            flat = actions.flatten(0, 1)
-            cost = torch.zeros(len(flat), device=flat.device)
-            for k in range(horizon):
-                future = self.simulator.transition(future, flat[:, k])
-                cost += self.simulator.distance(future, goal)
-            return cost.view(batch, candidates)
-
-        return self.mpc.act(cost_fn, num)
-
-
 def make_mpc(config: PlannerRecipe, bounds: ActionBounds, generator: torch.Generator) -> MPC:
     """Build the model-predictive controller of a recipe; bad settings raise ``ValueError``."""
     is_cpu = bounds.low.device.type == "cpu"
@@ -325,23 +259,3 @@ def make_mpc(config: PlannerRecipe, bounds: ActionBounds, generator: torch.Gener
         max_rows=config.max_rows if is_cpu else None,
     )
     return MPC(make_planner(config.name, **config.args), bounds, mpc_config, generator=generator)
-
-
-def reference_actors(simulator: Simulator, planner: PlannerRecipe, seed: int) -> dict[str, Actor]:
-    """Return the reference rows of every table: zero, random, straight line, expert, oracle."""
-    generator = make_generator(seed, "references")
-    zero, uniform, line = ZeroAction(), UniformRandom(), StraightLine()
-
-    def straight_line(state: State, goal: State) -> Tensor:
-        line.reset(simulator, state, generator, goal=goal)
-        return line.act(simulator, state, generator)
-
-    actors: dict[str, Actor] = {
-        "zero": ScriptedActor(lambda state, goal: zero.act(simulator, state, generator)),
-        "random": ScriptedActor(lambda state, goal: uniform.act(simulator, state, generator)),
-    }
-    if isinstance(simulator, PlanarWorld):
-        actors["straight-line"] = ScriptedActor(straight_line)
-    actors["expert"] = ScriptedActor(simulator.expert)
-    actors["oracle"] = OracleActor(simulator, planner, seed)
-    return actors

@@ -14,7 +14,6 @@ from benchmarks.evaluation import (
     Tasks,
     draw_tasks,
     measure_latency,
-    reference_actors,
     run_episodes,
     summarise,
 )
@@ -32,6 +31,7 @@ from benchmarks.recording import (
     write_episodes,
     write_probe,
 )
+from benchmarks.references import reference_actors
 from benchmarks.runs import RunError, add_results, command_line, read_config, read_recipe, write_json
 from benchmarks.seeding import derive_seed
 

@@ -252,7 +252,11 @@ class MovingDot:
 
     def expert(self, state: State, goal: State) -> Tensor:
         """Return the action ``(B, 2)`` straight to the goal."""
-        return clip_norm((goal["position"] - state["position"]) / state["speed"][:, None], MAX_STEP)
+        return self.towards(state, goal["position"])
+
+    def towards(self, state: State, position: Tensor) -> Tensor:
+        """Return the action ``(B, 2)`` straight towards ``position (B, 2)`` [px]."""
+        return clip_norm((position - state["position"]) / state["speed"][:, None], MAX_STEP)
 
     @property
     def extent(self) -> tuple[float, float, float, float]:

@@ -57,6 +57,39 @@ class UniformRandom:
         return sim.max_action_norm * radius * torch.nn.functional.normalize(normal, dim=-1)
 
 
+class CorrelatedNoise:
+    """Draws actions that change slowly: a discrete Ornstein-Uhlenbeck process, clipped to the bounds.
+
+    ``a <- decay * a + noise * n`` with standard normal ``n``, in half widths of the bounds around their middle.
+    (Uhlenbeck & Ornstein 1930; exploration noise of DDPG, arXiv 1509.02971.) Independent noise hardly moves what has
+    inertia.
+
+    Args:
+        decay: share of the last action that stays, in [0, 1).
+        noise: standard deviation of what is added [half widths].
+    """
+
+    def __init__(self, decay: float = 0.9, noise: float = 0.6) -> None:
+        if not (0 <= decay < 1 and noise > 0):
+            raise ValueError(f"decay must be in [0, 1) and noise > 0, got {decay} and {noise}")
+        self.decay, self.noise = decay, noise
+        self._last = torch.empty(0)  # (B, A) [half widths]
+
+    def reset(self, sim: Simulator, state: State, generator: torch.Generator) -> None:
+        """Draw the last action from what the process tends to without bounds."""
+        shape = (num_worlds(state), sim.action_dim)
+        std = self.noise / math.sqrt(1.0 - self.decay**2)
+        self._last = std * torch.randn(shape, generator=generator, device=generator.device).to(sim.device)
+
+    def act(self, sim: Simulator, state: State, generator: torch.Generator) -> Tensor:
+        """Return ``(B, A)``."""
+        drawn = torch.randn(self._last.shape, generator=generator, device=generator.device).to(sim.device)
+        assert len(drawn) == num_worlds(state)
+        self._last = (self.decay * self._last + self.noise * drawn).clamp(-1.0, 1.0)
+        middle, half = (sim.action_high + sim.action_low) / 2, (sim.action_high - sim.action_low) / 2
+        return clip_action(sim, middle + half * self._last)
+
+
 class HeadingRandomWalk:
     """Walks with a heading that turns by von Mises increments and step lengths that are truncated normal.
 
@@ -182,7 +215,9 @@ class StraightLine(_GoalPolicy):
     def act(self, sim: Simulator, state: State, generator: torch.Generator) -> Tensor:
         """Return ``(B, 2)``."""
         goal = self.current_goal(sim, state, generator)
-        return clip_action(sim, (goal["position"] - state["position"]) / state["speed"][:, None])
+        if not isinstance(sim, PlanarWorld):
+            raise ValueError(f"StraightLine must be used in a planar world, got {sim.env_id}")
+        return sim.towards(state, sim.position(goal))
 
 
 class DoorCrossing:

@@ -159,6 +159,9 @@ class PlanarWorld(Protocol):
     def is_reachable(self, state: State, position: Tensor) -> Tensor:
         """Tell for each ``position (B, 2)`` whether the agent can be there, bool ``(B,)``."""
 
+    def towards(self, state: State, position: Tensor) -> Tensor:
+        """Return the action ``(B, A)`` that heads straight for ``position (B, 2)``, whatever is in between."""
+
     def wall_rectangles(self, state: State) -> Tensor:
         """Return the walls of each world, ``(B, W, 4)`` of ``x0, y0, x1, y1``."""
 

@@ -244,7 +244,11 @@ class TwoRooms:
         """Return the action ``(B, 2)`` along the shortest path that keeps off the door's corners."""
         wall = self._faces(state, margin=EXPERT_MARGIN)
         target = next_waypoint(state["position"], goal["position"], wall)
-        return clip_norm((target - state["position"]) / state["speed"][:, None], self.max_step)
+        return self.towards(state, target)
+
+    def towards(self, state: State, position: Tensor) -> Tensor:
+        """Return the action ``(B, 2)`` straight towards ``position (B, 2)`` [px], whatever is in between."""
+        return clip_norm((position - state["position"]) / state["speed"][:, None], self.max_step)
 
     def state_vector(self, state: State) -> Tensor:
         """Return the whole state as float32 ``(B, S)``."""

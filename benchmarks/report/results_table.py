@@ -27,8 +27,10 @@ _MODES = {
 }
 _REFERENCES = {
     "oracle": "same planner on the true simulator",
+    "oracle-straight": "the same by straight distance",
     "expert": "scripted, knows the map",
     "straight-line": "straight towards the goal",
+    "correlated": "correlated noise",
     "random": "random actions",
     "zero": "no action",
 }

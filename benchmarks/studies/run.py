@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.agents import LearnedActor, TrainedRun, load_run
-from benchmarks.evaluation import Actor, draw_tasks, reference_actors, run_episodes, summarise
+from benchmarks.evaluation import Actor, draw_tasks, run_episodes, summarise
 from benchmarks.recipes import EvaluationRecipe
+from benchmarks.references import reference_actors
 from benchmarks.runs import RunError, command_line, read_config, read_json, read_recipe, versions, write_json
 from benchmarks.seeding import derive_seed
 from benchmarks.studies.cells import (

@@ -9,16 +9,14 @@ import torch
 from benchmarks.agents import LearnedActor, load_run, make_cost, with_planner
 from benchmarks.catalogue import resolve
 from benchmarks.evaluation import (
-    OracleActor,
-    ScriptedActor,
     draw_tasks,
-    reference_actors,
     run_episodes,
     simulator_bounds,
     summarise,
 )
 from benchmarks.pipeline import evaluate_run
 from benchmarks.recipes import EvaluationRecipe, PlannerRecipe
+from benchmarks.references import OracleActor, ScriptedActor, reference_actors
 from benchmarks.report import render_report
 from benchmarks.runs import read_results
 from envs.registration import make_simulator
@@ -63,6 +61,8 @@ def test_reference_rows_are_what_they_say():
     assert rates["oracle"] >= 0.98
     assert rates["random"] <= 0.15
     assert rates["straight-line"] < 0.9
+    assert rates["oracle-straight"] < 0.9
+    assert rates["correlated"] < 0.5
 
 
 def test_the_oracle_plans_on_the_true_simulator_alike_alone_and_together():
@@ -132,11 +132,13 @@ def test_an_action_out_of_bounds_is_reported():
 @pytest.mark.parametrize("name", ["two-rooms", "moving-dot"])
 def test_a_smoke_run_is_evaluated_with_every_row_and_medium(tmp_path, name):
     rows = evaluate_run(smoke_run(name), out=tmp_path)
-    assert {row["agent"] for row in rows} == {
+    walls = {"oracle-straight"} if name == "two-rooms" else set()
+    assert {row["agent"] for row in rows} == walls | {
         "mode-2",
         "mode-1",
         "zero",
         "random",
+        "correlated",
         "straight-line",
         "expert",
         "oracle",

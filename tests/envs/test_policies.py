@@ -7,7 +7,9 @@ from scipy import stats
 
 from envs.collect import collect
 from envs.moving_dot import MovingDot
+from envs.mujoco.point_maze import PointMaze
 from envs.policies import (
+    CorrelatedNoise,
     DirectedWalk,
     DoorCrossing,
     Expert,
@@ -25,6 +27,7 @@ POLICIES = {
     "zero": ZeroAction,
     "uniform": UniformRandom,
     "heading": HeadingRandomWalk,
+    "correlated": CorrelatedNoise,
     "directed": lambda: DirectedWalk(step_max=2.0),
     "expert": lambda: Expert(noise=0.5),
     "straight": StraightLine,
@@ -176,6 +179,30 @@ def test_the_expert_changes_rooms_again_and_again_and_the_straight_line_does_not
         crossing[type(policy)] = (is_left[:, 1:] != is_left[:, :-1]).sum(1).float().mean().item()
     assert crossing[Expert] > 2
     assert crossing[StraightLine] < 0.7 * crossing[Expert]
+
+
+def test_correlated_noise_has_the_asked_correlation_and_spread():
+    sim = PointMaze(size=5)
+    policy, state = CorrelatedNoise(decay=0.8, noise=0.15), sim.initial(1, generator())
+    state = {key: value.repeat_interleave(4000, 0) for key, value in state.items()}
+    policy.reset(sim, state, random := generator(2))
+    actions = torch.stack([policy.act(sim, state, random) for _ in range(6)])
+    for at in (0, 5):  # stationary from the first step on; hardly ever clipped at .25 half widths
+        assert abs(float(actions[at].std()) - 0.15 / math.sqrt(1 - 0.8**2)) < 0.01
+    pairs = torch.stack([actions[0].flatten(), actions[1].flatten()])
+    assert abs(float(torch.corrcoef(pairs)[0, 1]) - 0.8) < 0.02
+    with pytest.raises(ValueError, match="decay must be in"):
+        CorrelatedNoise(decay=1.0)
+
+
+def test_correlated_noise_goes_farther_than_independent_noise():
+    sim = PointMaze(actuation="force")
+    gone = {}
+    for policy in (CorrelatedNoise(), UniformRandom()):
+        data = collect(sim, policy, 100, 40, generator(), keys=("proprio",))
+        moved = data["proprio"][:, -1, :2] - data["proprio"][:, 0, :2]
+        gone[type(policy)] = float(moved.norm(dim=-1).mean())
+    assert gone[CorrelatedNoise] > 1.5 * gone[UniformRandom]
 
 
 def test_a_given_goal_is_kept():
