@@ -57,6 +57,13 @@ class Rasteriser:
     def __init__(self, model: mujoco.MjModel, view: View, layers: Mapping[str, Sequence[int]]) -> None:
         self.view, self.layers = view, {name: tuple(geoms) for name, geoms in layers.items()}
         self._types = model.geom_type.tolist()
+        self._straight = {  # boxes of the world itself along its axes, which never turn
+            geom
+            for geom, (kind, body, quat) in enumerate(
+                zip(self._types, model.geom_bodyid, model.geom_quat.tolist(), strict=True)
+            )
+            if kind == BOX and body == 0 and quat == [1.0, 0.0, 0.0, 0.0]
+        }
         self._sizes = torch.from_numpy(model.geom_size.astype("float32"))
         for geom in (geom for geoms in self.layers.values() for geom in geoms):
             if self._types[geom] not in (SPHERE, CAPSULE, BOX):
@@ -97,7 +104,7 @@ class Rasteriser:
 
     def _cover(self, centres: Tensor, rotations: Tensor, sizes: Tensor, geoms: Sequence[int]) -> Tensor:
         """Return the share of every pixel that some of the geoms cover, ``(b, S, S)``."""
-        straight = [geom for geom in geoms if self._types[geom] == BOX and self._is_straight(rotations, geom)]
+        straight = [geom for geom in geoms if geom in self._straight]
         shown = self._boxes(centres[:, straight], sizes[:, straight]) if straight else None
         for geom in geoms:
             if geom not in straight:
@@ -105,11 +112,6 @@ class Rasteriser:
                 shown = one if shown is None else torch.maximum(shown, one)
         assert shown is not None
         return shown
-
-    @staticmethod
-    def _is_straight(rotations: Tensor, geom: int) -> bool:
-        turned = rotations[:, geom] - torch.eye(3, device=rotations.device)
-        return not bool(turned.any())
 
     def _boxes(self, centres: Tensor, sizes: Tensor) -> Tensor:
         """Axis-aligned boxes that do not overlap: the sum of outer products of what they cover of rows and columns."""
