@@ -52,6 +52,7 @@ class PointMaze:
 
     Args:
         size: 5 or 7 cells per side, without the border.
+        num_mazes: how many mazes the split "train" has; None gives every episode a maze of its own. "eval" always does.
         actuation: "velocity" (reached within .1 s) or "force" (within .5 s).
         image_size: pixels per side.
         render_backend: who draws ``pixels``: "raster", batched, or "mujoco", which needs an OpenGL context.
@@ -70,6 +71,7 @@ class PointMaze:
         self,
         *,
         size: int = 7,
+        num_mazes: int | None = None,
         actuation: str = "velocity",
         image_size: int = 64,
         render_backend: str = "raster",
@@ -84,6 +86,12 @@ class PointMaze:
         if size not in MIN_DISTANCE:
             raise ValueError(f"size must be one of {', '.join(map(str, MIN_DISTANCE))}, got {size}")
         self.size, self.actuation, self.image_size = int(size), actuation, int(image_size)
+        self.num_mazes = num_mazes
+        self._mazes: Tensor | None = None  # (num_mazes, n, n) bool, the same in every process
+        if num_mazes is not None:
+            check_whole("num_mazes", num_mazes, at_least=1)
+            fixed = torch.Generator().manual_seed(0)
+            self._mazes = mazes.draw_mazes(num_mazes, self.size, fixed, "train")
         self.render_backend = render_backend
         self.min_distance = float(MIN_DISTANCE[size] if min_distance is None else min_distance)
         self.max_steps = int(MAX_STEPS[size] if max_steps is None else max_steps)
@@ -112,6 +120,7 @@ class PointMaze:
         """Keyword arguments that rebuild this simulator, on any device; JSON-able."""
         names = (
             "size",
+            "num_mazes",
             "actuation",
             "image_size",
             "render_backend",
@@ -317,11 +326,17 @@ class PointMaze:
         }
         walls = given.get("walls")
         if walls is None:
-            walls = mazes.draw_mazes(num, self.size, generator, split).to(self.device, torch.uint8)
+            walls = self._draw_mazes(num, generator, split).to(self.device, torch.uint8)
         position = self._draw_place(~walls.bool().flatten(1), START_JITTER, generator)
         return self._put(
             {"position": position, "velocity": position, **state, **given, "walls": walls}, position
         )
+
+    def _draw_mazes(self, num: int, generator: torch.Generator, split: str) -> Tensor:
+        if split != "train" or self._mazes is None:
+            return mazes.draw_mazes(num, self.size, generator, split)
+        chosen = torch.randint(len(self._mazes), (num,), generator=generator, device=generator.device)
+        return self._mazes[chosen.cpu()]
 
     def _draw_place(self, cells: Tensor, jitter: float, generator: torch.Generator) -> Tensor:
         """Return a position ``(B, 2)`` in one of the cells ``(B, n * n)`` that are true."""

@@ -215,6 +215,16 @@ def test_touching_walls_leave_no_seam():
     assert (inside == torch.tensor([[38], [50], [72]], dtype=torch.uint8)).all()
 
 
+def test_training_can_be_kept_to_a_number_of_mazes_which_evaluation_never_has():
+    sim, again = PointMaze(num_mazes=10), PointMaze(num_mazes=10, image_size=32)
+    train = sim.layout_id(sim.initial(200, generator()))
+    assert len(train.unique()) == 10
+    assert torch.equal(train.unique(), again.layout_id(again.initial(200, generator(1))).unique())
+    held = sim.layout_id(sim.initial(200, generator(), split="eval"))
+    assert len(held.unique()) > 190
+    assert not torch.isin(held, train).any()
+
+
 def test_factors_and_layouts_come_back_as_given():
     sim = PointMaze()
     state = varied(sim, 4)
