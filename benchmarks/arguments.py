@@ -18,7 +18,7 @@ errors with a traceback:   WORLDMODEL_TRACEBACK=1 worldmodel VERB ...
 
 Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 POLICIES = ("imagination", "dagger", "inverse")  # of benchmarks.policy_checkpoint, which is slow to import
-RECIPE_NAMES = "two-rooms, two-rooms-small, two-rooms-full, moving-dot or slow-features"
+RECIPE_NAMES = "two-rooms, two-rooms-small, two-rooms-full, point-maze-small, moving-dot or slow-features"
 
 
 class UsageError(ValueError):

@@ -149,6 +149,32 @@ def two_rooms_full() -> Recipe:
     )
 
 
+def point_maze_small() -> Recipe:
+    """PointMaze 7 x 7 from pixels and proprioception, at the size of two CPU cores, evaluated on mazes never seen.
+
+    What holds for rooms holds for mazes: a feature map, here of one position per cell of the maze, and shortest paths over
+    the episodes that share a maze. Velocity is not visible in one frame; proprioception has it.
+    """
+    rooms = two_rooms_small()
+    assert rooms.predictor is not None
+    assert rooms.critic is not None
+    return dataclasses.replace(
+        rooms,
+        name="point-maze-small",
+        collect=CollectConfig(
+            "worldmodel/PointMaze-v0",
+            {"image_size": 36, "num_mazes": 500},
+            policy="correlated",
+            num_episodes=10_000,
+            num_steps=100,
+            chunk=2000,
+            states_only=True,
+        ),
+        model=dataclasses.replace(rooms.model, keys=("pixels", "proprio")),
+        evaluation=EvaluationRecipe(num_tasks=500, num_steps=150),
+    )
+
+
 def moving_dot() -> Recipe:
     """One moving dot without distractors: a GRU predictor open loop over the whole trajectory."""
     return Recipe(
@@ -231,6 +257,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "two-rooms": two_rooms,
     "two-rooms-small": two_rooms_small,
     "two-rooms-full": two_rooms_full,
+    "point-maze-small": point_maze_small,
     "moving-dot": moving_dot,
     "slow-features": slow_features,
 }
