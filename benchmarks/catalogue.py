@@ -152,8 +152,8 @@ def two_rooms_full() -> Recipe:
 def point_maze_small() -> Recipe:
     """PointMaze 7 x 7 from pixels and proprioception, at the size of two CPU cores, evaluated on mazes never seen.
 
-    What holds for rooms holds for mazes: a feature map, here of one position per cell of the maze, and shortest paths over
-    the episodes that share a maze. Velocity is not visible in one frame; proprioception has it.
+    What holds for rooms holds for mazes: a feature map, here of one position per cell of the maze, and shortest paths
+    over the episodes that share a maze. Velocity is not visible in one frame; proprioception has it.
     """
     rooms = two_rooms_small()
     assert rooms.predictor is not None

@@ -134,17 +134,11 @@ def reference_actors(simulator: Simulator, planner: PlannerRecipe, seed: int) ->
         actors["straight-line"] = ScriptedActor(straight_line)
     actors["expert"] = ScriptedActor(simulator.expert)
     actors["oracle"] = OracleActor(simulator, planner, seed)
-    if _has_walls(simulator):
-        actors["oracle-straight"] = OracleActor(simulator, planner, seed, _straight_distance)
+    one = simulator.initial(1, make_generator(seed, "walls"))
+    if isinstance(simulator, PlanarWorld) and simulator.wall_rectangles(one).shape[1]:
+
+        def straight_distance(state: State, goal: State) -> Tensor:
+            return (simulator.position(state) - simulator.position(goal)).norm(dim=-1)
+
+        actors["oracle-straight"] = OracleActor(simulator, planner, seed, straight_distance)
     return actors
-
-
-def _has_walls(simulator: Simulator) -> bool:
-    if not isinstance(simulator, PlanarWorld):
-        return False
-    one = simulator.initial(1, make_generator(0, "walls"))
-    return simulator.wall_rectangles(one).shape[1] > 0
-
-
-def _straight_distance(state: State, goal: State) -> Tensor:
-    return (state["position"] - goal["position"]).norm(dim=-1)

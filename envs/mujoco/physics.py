@@ -57,6 +57,19 @@ class Physics:
             for name in ("qpos", "qvel")
         )  # type: ignore[return-value]
 
+    def poses(self, position: Tensor, fields: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return where the geoms are at ``position (B, nq)``: centres ``(B, G, 3)`` and rotations ``(B, G, 3, 3)``."""
+        num, nothing = len(position), torch.zeros(len(position), 1)
+        batch = self._load(
+            position, nothing.expand(-1, self.model.nv), nothing.expand(-1, self.model.nu), fields
+        )
+        found = [batch.bind(name) for name in ("geom_xpos", "geom_xmat")]
+        batch.forward(ids=np.arange(num), stage=mujoco.mjtStage.mjSTAGE_POS)
+        centres, rotations = (
+            torch.from_numpy(value[:num].astype(np.float32)).to(position.device) for value in found
+        )
+        return centres, rotations.view(num, -1, 3, 3)
+
     def _load(self, qpos: Tensor, qvel: Tensor, ctrl: Tensor, fields: Mapping[str, Tensor]) -> Batch:
         if set(fields) != set(self.fields):
             raise ValueError(f"fields must be {', '.join(self.fields)}, got {', '.join(fields)}")

@@ -7,37 +7,33 @@ share none. y points down, as in pictures.
 
 from __future__ import annotations
 
-from typing import Any
-
 import mujoco
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from envs.hashing import hash_normal
 from envs.mujoco import mazes
-from envs.mujoco.physics import Physics
 from envs.mujoco.point_maze_model import DAMPING, GAIN, NUM_SUBSTEPS, PARKED, RADIUS, SPEED, model_xml
-from envs.mujoco.raster import Rasteriser, View
-from envs.mujoco.renderer import MujocoRenderer
-from envs.simulator import VectorLayout, check_action_shape, clip_norm, goal_positions
+from envs.mujoco.task import Factor, MujocoTask
+from envs.simulator import clip_norm, goal_positions
 from envs.state import State, num_worlds
 from envs.suggestions import check_choice, check_positive, check_whole
 from envs.variation import Variation, resolve_variation
 
-START_JITTER, GOAL_JITTER = (
-    0.3,
-    0.2,
-)  # around a cell's centre; no goal is within reach across a corner [cells]
+START_JITTER = 0.3  # around a cell's centre [cells]
+GOAL_JITTER = 0.2  # the same; no goal is within reach across a corner
 MIN_DISTANCE = {5: 3.0, 7: 6.0}  # from start to goal along the way, by size [cells]
 MAX_STEPS = {5: 100, 7: 150}
 TRIES = 100  # redraws of mazes and starts that no goal is far enough from
 EXPERT_GAIN = 5.0  # velocity per distance [1/s]
 EXPERT_LAG = 0.1  # in which forces are to correct a velocity [s]
-NUM_SEEDS = 2**24  # seeds stay exact in a float32 state vector
 
-PHYSICAL = {"mass": (0.25, 4.0), "gain": (0.25, 2.0), "damping": (0.25, 4.0)}  # factors on the model's own
+PHYSICAL = {
+    "mass": Factor(0.25, 4.0, ("body_mass",)),
+    "gain": Factor(0.25, 2.0, ("actuator_gainprm",)),
+    "damping": Factor(0.25, 4.0, ("dof_damping",)),
+}
 COLORS: dict[str, tuple[int, int, int]] = {
     "ball_color": (214, 40, 40),
     "wall_color": (38, 50, 72),
@@ -45,7 +41,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
 }
 
 
-class PointMaze:
+class PointMaze(MujocoTask):
     """Simulator of PointMaze; see :class:`envs.simulator.Simulator` for the contract.
 
     Actions are ``(2,)`` in [-1, 1]: shares of the largest velocity, 4 cells/s, or of the force that leads to it.
@@ -63,9 +59,10 @@ class PointMaze:
     """
 
     env_id = "worldmodel/PointMaze-v0"
-    action_dim = 2
     proprio_dim = 4
-    max_action_norm: float | None = None
+    colours = COLORS
+    physical = PHYSICAL
+    world_fields = ("geom_pos",)
 
     def __init__(
         self,
@@ -81,54 +78,33 @@ class PointMaze:
         device: str | torch.device = "cpu",
     ) -> None:
         check_choice("actuation", actuation, ("velocity", "force"))
-        check_choice("render_backend", render_backend, ("raster", "mujoco"))
-        check_whole("image_size", image_size, at_least=16)
         if size not in MIN_DISTANCE:
             raise ValueError(f"size must be one of {', '.join(map(str, MIN_DISTANCE))}, got {size}")
-        self.size, self.actuation, self.image_size = int(size), actuation, int(image_size)
-        self.num_mazes = num_mazes
+        self.size, self.actuation, self.num_mazes = int(size), actuation, num_mazes
         self._mazes: Tensor | None = None  # (num_mazes, n, n) bool, the same in every process
         if num_mazes is not None:
             check_whole("num_mazes", num_mazes, at_least=1)
             fixed = torch.Generator().manual_seed(0)
             self._mazes = mazes.draw_mazes(num_mazes, self.size, fixed, "train")
-        self.render_backend = render_backend
         self.min_distance = float(MIN_DISTANCE[size] if min_distance is None else min_distance)
         self.max_steps = int(MAX_STEPS[size] if max_steps is None else max_steps)
         self.success_radius = float(success_radius)
         check_positive("min_distance", self.min_distance)
         check_positive("success_radius", self.success_radius)
         check_whole("max_steps", self.max_steps, at_least=1)
-        self.device = torch.device(device)
-        self.action_low = torch.full((2,), -1.0, device=self.device)
-        self.action_high = torch.full((2,), 1.0, device=self.device)
+        half_width = self.size / 2 + 1.0
+        walls = [*(f"border{side}" for side in range(4)), *(f"wall{k}" for k in range(mazes.max_walls(size)))]
+        super().__init__(
+            mujoco.MjModel.from_xml_string(model_xml(self.size, actuation, half_width)),
+            num_substeps=NUM_SUBSTEPS,
+            half_width=half_width,
+            layers={"background_color": ["background"], "wall_color": walls, "ball_color": ["ball"]},
+            image_size=image_size,
+            render_backend=render_backend,
+            device=device,
+        )
         self.proprio_high = torch.tensor([size / 2, size / 2, 3 * SPEED, 3 * SPEED], device=self.device)
         self.proprio_low = -self.proprio_high
-        self.pixels_shape = (3, self.image_size, self.image_size)
-        self.variation_space = _variation_space(self.size)
-        self.view = _view(self.size, self.image_size)
-        self.model, self._draw, self._layers = _build(self.size, actuation, self.image_size)
-        self._plain = Physics(self.model, NUM_SUBSTEPS, ("geom_pos",))
-        varied = ("geom_pos", "body_mass", "actuator_gainprm", "dof_damping")
-        self._varied = Physics(self.model, NUM_SUBSTEPS, varied)
-        self._renderer: MujocoRenderer | None = None
-        self._vector = VectorLayout(self.initial(1, torch.Generator().manual_seed(0)))
-        self.state_dim = self._vector.dim
-
-    @property
-    def kwargs(self) -> dict[str, Any]:
-        """Keyword arguments that rebuild this simulator, on any device; JSON-able."""
-        names = (
-            "size",
-            "num_mazes",
-            "actuation",
-            "image_size",
-            "render_backend",
-            "min_distance",
-            "success_radius",
-            "max_steps",
-        )
-        return {name: getattr(self, name) for name in names}
 
     def initial(
         self,
@@ -165,59 +141,7 @@ class PointMaze:
                 f"a maze must have a goal {self.min_distance} cells from some start along the way, got none in world "
                 f"{int(worlds[0])}"
             )
-        seed = torch.randint(NUM_SEEDS, (num_envs,), generator=generator, device=generator.device)
-        step = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
-        return {**state, "seed": seed.to(self.device), "step": step}
-
-    def transition(self, state: State, action: Tensor) -> State:
-        """Act for .05 s; ``action (B, 2)`` is clipped to [-1, 1], noise is added before.
-
-        Raises:
-            ArithmeticError: the simulation became unstable.
-        """
-        check_action_shape(action, num_worlds(state), 2)
-        if bool((state["action_noise"] > 0).any()):
-            noise = hash_normal(state["seed"], state["step"], 2)
-            action = action + state["action_noise"][:, None] * noise
-        action = action.clamp(-1.0, 1.0)
-        is_varied = any(bool((state[name] != 1.0).any()) for name in PHYSICAL)
-        physics = self._varied if is_varied else self._plain
-        fields = {name: values for name, values in self._fields(state).items() if name in physics.fields}
-        position, velocity = physics.step(state["position"], state["velocity"], action, fields)
-        return {**state, "position": position, "velocity": velocity, "step": state["step"] + 1}
-
-    def observation(self, state: State) -> dict[str, Tensor]:
-        """Return ``pixels`` uint8 ``(B, 3, S, S)`` and ``proprio``: position [cells], velocity [cells/s], ``(B, 4)``."""
-        return {"pixels": self.pixels(state), "proprio": self.proprio(state)}
-
-    def pixels(self, state: State) -> Tensor:
-        """Return uint8 ``(B, 3, S, S)``, by the rasteriser or by MuJoCo."""
-        if self.render_backend == "raster":
-            return self._draw(*self._poses(state), {name: state[name] for name in COLORS})
-        if self._renderer is None:
-            self._renderer = MujocoRenderer(self.model, self.image_size)
-        fields = {key: value.cpu().double().numpy() for key, value in self._fields(state).items()}
-        position = state["position"].cpu().double().numpy()
-        colours = {name: state[name].cpu().numpy() / 255.0 for name in COLORS}
-
-        def prepare(world: int, model: mujoco.MjModel, data: mujoco.MjData) -> None:
-            model.geom_pos[:] = fields["geom_pos"][world]
-            for name, geoms in self._layers.items():
-                model.geom_rgba[geoms, :3] = colours[name][world]
-            data.qpos[:] = position[world]
-
-        return self._renderer(num_worlds(state), prepare).to(self.device)
-
-    def proprio(self, state: State) -> Tensor:
-        """Return position [cells] and velocity [cells/s], ``(B, 4)``."""
-        return torch.cat([state["position"], state["velocity"]], 1)
-
-    def picture(self, state: State, image_size: int = 256) -> Tensor:
-        """Return colour images for people, uint8 ``(B, image_size, image_size, 3)``."""
-        draw = _rasteriser(self.model, self.size, image_size)
-        return (
-            draw(*self._poses(state), {name: state[name] for name in COLORS}).permute(0, 2, 3, 1).contiguous()
-        )
+        return {**state, **self._clock(num_envs, generator)}
 
     def goal(self, state: State, generator: torch.Generator) -> State:
         """Draw a goal per world: the same maze and factors, at rest in a cell at least ``min_distance`` away.
@@ -231,7 +155,7 @@ class PointMaze:
                 f"a world must have a cell {self.min_distance} cells away along the way, got none in world "
                 f"{int((~far.any(1)).nonzero()[0, 0])}"
             )
-        return self._put(state, self._draw_place(far, GOAL_JITTER, generator))
+        return self._at_rest(state, self._draw_place(far, GOAL_JITTER, generator))
 
     def goal_at(self, state: State, position: Tensor) -> State:
         """Return goals at ``position (B, 2)`` or ``(2,)`` [cells], at rest.
@@ -246,7 +170,7 @@ class PointMaze:
                 f"a goal must lie in a free cell, {RADIUS} cells or more from its walls, got "
                 f"{position[~is_free][0].tolist()}"
             )
-        return self._put(state, position)
+        return self._at_rest(state, position)
 
     def success(self, state: State, goal: State) -> Tensor:
         """Return bool ``(B,)``: the ball's centre is less than ``success_radius`` from the goal."""
@@ -268,18 +192,6 @@ class PointMaze:
             return (velocity / SPEED).clamp(-1.0, 1.0)
         force = DAMPING["force"] * velocity + (velocity - state["velocity"]) / EXPERT_LAG
         return (force / GAIN["force"]).clamp(-1.0, 1.0)
-
-    def state_vector(self, state: State) -> Tensor:
-        """Return the whole state as float32 ``(B, S)``."""
-        return self._vector.pack(state)
-
-    def state_from_vector(self, vector: Tensor) -> State:
-        """Invert :meth:`state_vector` exactly."""
-        return self._vector.unpack(vector.to(self.device))
-
-    def factors(self, state: State) -> dict[str, Tensor]:
-        """Return the factors of variation per world, ``(B, ...)``."""
-        return {name: state[name].clone() for name in self.variation_space}
 
     def layout_id(self, state: State) -> Tensor:
         """Return int64 ``(B,)``, one number per maze."""
@@ -305,32 +217,41 @@ class PointMaze:
 
     def wall_rectangles(self, state: State) -> Tensor:
         """Return the walls of each world ``(B, W, 4)`` of ``x0, y0, x1, y1`` [cells]; spare ones lie far outside."""
-        centres, size = self._fields(state)["geom_pos"], torch.from_numpy(self.model.geom_size).float()
-        walls = self._layers["wall_color"]
-        centres, half = centres[:, walls, :2], size[walls, :2].to(self.device)
+        centres, size = self.fields(state)["geom_pos"], self._own("geom_size")
+        walls = self.layers["wall_color"]
+        centres, half = centres[:, walls, :2], size[walls, :2]
         return torch.cat([centres - half, centres + half], -1)
 
-    def _put(self, state: State, position: Tensor) -> State:
-        return {**state, "position": position, "velocity": torch.zeros_like(position)}
+    def fields(self, state: State) -> dict[str, Tensor]:
+        """Return where the geoms of each world are, ``geom_pos (B, G, 3)``: walls in their cells, spare ones outside."""
+        walls, most = state["walls"].flatten(1), mazes.max_walls(self.size)
+        order = walls.sort(dim=1, descending=True, stable=True).indices[:, :most]  # wall cells first
+        cells = torch.stack([order // self.size, order % self.size], -1)
+        outside = PARKED + torch.arange(most, device=self.device)
+        parked = torch.stack([outside, torch.zeros_like(outside)], -1)
+        is_wall = walls.gather(1, order).bool()
+        geom_pos = self._own("geom_pos").expand(num_worlds(state), -1, -1).clone()
+        places = torch.where(is_wall[..., None], mazes.centre_of(cells, self.size), parked)
+        geom_pos[:, self.layers["wall_color"][4:], :2] = places
+        return {"geom_pos": geom_pos}
 
-    def _draw_start(
-        self, num: int, generator: torch.Generator, given: dict[str, Tensor], split: str
-    ) -> State:
-        defaults: dict[str, Any] = {**dict.fromkeys(PHYSICAL, 1.0), "action_noise": 0.0, **COLORS}
-        state = {
-            name: torch.as_tensor(value, dtype=torch.uint8 if name in COLORS else torch.float32)
-            .to(self.device)
-            .expand(num, *np.shape(value))
-            .clone()
-            for name, value in defaults.items()
-        }
+    def poses(self, state: State) -> tuple[Tensor, Tensor]:
+        """Return centres ``(B, G, 3)`` and rotations ``(B, G, 3, 3)`` of the geoms; only the ball moves, none turns."""
+        centres = self.fields(state)["geom_pos"]
+        centres[:, self.layers["ball_color"][0], :2] = state["position"]
+        return centres, torch.eye(3, device=self.device).expand(*centres.shape[:2], 3, 3)
+
+    def _variation_space(self) -> spaces.Dict:
+        walls = spaces.Box(0, 1, (self.size, self.size), np.uint8)
+        return spaces.Dict({"walls": walls, **super()._variation_space().spaces})
+
+    def _draw_start(self, num: int, generator: torch.Generator, given: State, split: str) -> State:
         walls = given.get("walls")
         if walls is None:
             walls = self._draw_mazes(num, generator, split).to(self.device, torch.uint8)
         position = self._draw_place(~walls.bool().flatten(1), START_JITTER, generator)
-        return self._put(
-            {"position": position, "velocity": position, **state, **given, "walls": walls}, position
-        )
+        start = {"position": position, "velocity": torch.zeros_like(position)}
+        return {**start, **self._default_factors(num), **given, "walls": walls}
 
     def _draw_mazes(self, num: int, generator: torch.Generator, split: str) -> Tensor:
         if split != "train" or self._mazes is None:
@@ -357,69 +278,3 @@ class PointMaze:
             raise ValueError(
                 f"walls must be at most {most} cells and leave the others connected, got {walls.int().tolist()}"
             )
-
-    def _fields(self, state: State) -> dict[str, Tensor]:
-        """Return the model's fields that differ between worlds, float32 ``(B, ...)``."""
-        num = num_worlds(state)
-
-        def own(name: str) -> Tensor:
-            return torch.from_numpy(np.asarray(getattr(self.model, name), np.float32)).to(self.device)
-
-        walls, most = state["walls"].flatten(1), mazes.max_walls(self.size)
-        order = walls.sort(dim=1, descending=True, stable=True).indices[:, :most]  # wall cells first
-        cells = torch.stack([order // self.size, order % self.size], -1)
-        places = mazes.centre_of(cells, self.size)
-        parked = torch.stack(
-            [PARKED + torch.arange(most, device=self.device), torch.zeros(most, device=self.device)], -1
-        )
-        is_wall = walls.gather(1, order).bool()
-        geom_pos = own("geom_pos").expand(num, -1, -1).clone()
-        geom_pos[:, self._layers["wall_color"][4:], :2] = torch.where(is_wall[..., None], places, parked)
-        return {
-            "geom_pos": geom_pos,
-            "body_mass": own("body_mass") * state["mass"][:, None],
-            "actuator_gainprm": own("actuator_gainprm") * state["gain"][:, None, None],
-            "dof_damping": own("dof_damping") * state["damping"][:, None],
-        }
-
-    def _poses(self, state: State) -> tuple[Tensor, Tensor]:
-        """Return centres ``(B, G, 3)`` and rotations ``(B, G, 3, 3)`` of the geoms; only the ball moves, none turns."""
-        centres = self._fields(state)["geom_pos"]
-        centres[:, self._layers["ball_color"][0], :2] = state["position"]
-        return centres, torch.eye(3, device=self.device).expand(*centres.shape[:2], 3, 3)
-
-
-def _build(
-    size: int, actuation: str, image_size: int
-) -> tuple[mujoco.MjModel, Rasteriser, dict[str, list[int]]]:
-    """Return the model, who draws it, and the geoms of each colour (of the walls: the border's four first)."""
-    model = mujoco.MjModel.from_xml_string(model_xml(size, actuation, _view(size, image_size)))
-    return model, _rasteriser(model, size, image_size), _geoms(model, size)
-
-
-def _geoms(model: mujoco.MjModel, size: int) -> dict[str, list[int]]:
-    names = [f"border{side}" for side in range(4)] + [
-        f"wall{number}" for number in range(mazes.max_walls(size))
-    ]
-    return {
-        "background_color": [model.geom("background").id],
-        "wall_color": [model.geom(name).id for name in names],
-        "ball_color": [model.geom("ball").id],
-    }
-
-
-def _view(size: int, image_size: int) -> View:
-    return View(image_size, size / 2 + 1.0)
-
-
-def _rasteriser(model: mujoco.MjModel, size: int, image_size: int) -> Rasteriser:
-    layers = {name: geoms for name, geoms in _geoms(model, size).items() if name != "background_color"}
-    return Rasteriser(model, _view(size, image_size), layers)
-
-
-def _variation_space(size: int) -> spaces.Dict:
-    factors: dict[str, spaces.Space[Any]] = {"walls": spaces.Box(0, 1, (size, size), np.uint8)}
-    factors |= {name: spaces.Box(low, high, (), np.float32) for name, (low, high) in PHYSICAL.items()}
-    factors["action_noise"] = spaces.Box(0.0, 1.0, (), np.float32)
-    factors |= {name: spaces.Box(0, 255, (3,), np.uint8) for name in COLORS}
-    return spaces.Dict(factors)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from envs.mujoco.mazes import max_walls
-from envs.mujoco.raster import View
 from envs.mujoco.renderer import camera_xml
 
 RADIUS = 0.2  # of the ball [cells]
@@ -18,7 +17,7 @@ GAIN = {
 PARKED = 100.0  # where walls that a maze does not need stand [cells]
 
 
-def model_xml(size: int, actuation: str, view: View) -> str:
+def model_xml(size: int, actuation: str, half_width: float) -> str:
     """Return the model of mazes of ``size`` x ``size`` cells.
 
     Every maze has the same geoms: a border, and as many unit boxes as a maze has walls at most, whose places differ
@@ -51,7 +50,7 @@ def model_xml(size: int, actuation: str, view: View) -> str:
 <visual><headlight ambient="1 1 1" diffuse="0 0 0" specular="0 0 0"/></visual>
 <default><geom condim="1"/><default class="wall"><geom type="box"/></default></default>
 <worldbody>
-{camera_xml(view)}
+{camera_xml(half_width)}
 <geom name="background" type="box" pos="0 0 5" size="{4 * long} {4 * long} .1" contype="0" conaffinity="0"/>
 {boxes}
 <body name="ball">{slides}<geom name="ball" type="sphere" size="{RADIUS}" mass="1"/></body>

@@ -51,11 +51,13 @@ class Rasteriser:
     Args:
         model: whose geom table is drawn: types, sizes and, per layer, which of them have one colour.
         view: the picture.
-        layers: name of a colour -> its geoms, the lowest layer first. Geoms of no layer are not drawn.
+        layers: name of a colour -> its geoms, the lowest layer first. The first lies behind everything, whatever its
+            geoms. Geoms of no layer are not drawn.
     """
 
     def __init__(self, model: mujoco.MjModel, view: View, layers: Mapping[str, Sequence[int]]) -> None:
-        self.view, self.layers = view, {name: tuple(geoms) for name, geoms in layers.items()}
+        (self.background, _), *drawn = layers.items()
+        self.view, self.layers = view, {name: tuple(geoms) for name, geoms in drawn}
         self._types = model.geom_type.tolist()
         self._straight = {  # boxes of the world itself along its axes, which never turn
             geom
@@ -81,7 +83,7 @@ class Rasteriser:
         Args:
             centres: of the geoms, ``(B, G, 3)``.
             rotations: ``(B, G, 3, 3)``.
-            colours: name of a layer, and "background_color", -> ``(B, 3)``, 0 to 255.
+            colours: name of a layer -> ``(B, 3)``, 0 to 255.
             sizes: ``(B, G, 3)`` as in MuJoCo's geom table; None takes the model's.
         """
         num, size = len(centres), self.view.size
@@ -91,9 +93,7 @@ class Rasteriser:
         for start in steps:
             part = slice(start, start + steps.step)
             image = (
-                colours["background_color"][part]
-                .to(torch.float32)[:, :, None, None]
-                .expand(-1, 3, size, size)
+                colours[self.background][part].to(torch.float32)[:, :, None, None].expand(-1, 3, size, size)
             )
             for name, geoms in self.layers.items():
                 shown = self._cover(centres[part], rotations[part], sizes[part], geoms)  # (b, S, S)

@@ -9,16 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.mujoco.raster import View
-
 CAMERA = "picture"
 
 
-def camera_xml(view: View) -> str:
-    """Return the MJCF of the camera that sees what a rasteriser of ``view`` draws: from below, so that y points down."""
+def camera_xml(half_width: float) -> str:
+    """Return the MJCF of the camera that sees what a rasteriser draws: from below, so that y points down."""
     return (
         f'<camera name="{CAMERA}" pos="0 0 -10" xyaxes="1 0 0 0 -1 0" projection="orthographic" '
-        f'fovy="{2 * view.half_width}"/>'
+        f'fovy="{2 * half_width}"/>'
     )
 
 

@@ -19,7 +19,8 @@ def varied(sim, num, seed=0):
     """Worlds that differ in every factor and move."""
     rng = np.random.default_rng(seed)
     variation = {
-        name: rng.uniform(low, high, num).astype(np.float32) for name, (low, high) in PHYSICAL.items()
+        name: rng.uniform(factor.low, factor.high, num).astype(np.float32)
+        for name, factor in PHYSICAL.items()
     }
     for name in ("ball_color", "wall_color", "background_color"):
         variation[name] = rng.integers(0, 256, (num, 3)).astype(np.uint8)
@@ -30,7 +31,7 @@ def varied(sim, num, seed=0):
 
 def compiled(sim, state, world):
     """The model of one world, compiled with its walls where they are and its own mass, gain and damping."""
-    spec = mujoco.MjSpec.from_string(model_xml(sim.size, sim.actuation, sim.view))
+    spec = mujoco.MjSpec.from_string(model_xml(sim.size, sim.actuation, sim.half_width))
     cells = state["walls"][world].nonzero()
     for number in range(mazes.max_walls(sim.size)):
         geom = spec.geom(f"wall{number}")

@@ -1,0 +1,227 @@
+"""What the MuJoCo tasks share: a step of physics, pictures by either renderer, and the packing of states.
+
+A state has ``position (B, nq)`` and ``velocity (B, nv)`` of the model's joints, a value per factor of variation, and
+``seed`` and ``step``, from which noise is drawn.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mujoco
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from envs.hashing import hash_normal
+from envs.mujoco.physics import Physics
+from envs.mujoco.raster import Rasteriser, View
+from envs.mujoco.renderer import MujocoRenderer
+from envs.simulator import VectorLayout, check_action_shape
+from envs.state import State, num_worlds
+from envs.suggestions import check_choice, check_whole
+from envs.variation import Variation
+
+NUM_SEEDS = 2**24  # seeds stay exact in a float32 state vector
+BACKENDS = ("raster", "mujoco")
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A physical factor of variation: what it multiplies, and between which values."""
+
+    low: float
+    high: float
+    fields: tuple[str, ...]  # of the model
+
+
+class MujocoTask:
+    """A simulator on a MuJoCo model; subclasses say what the tasks are.
+
+    They set what :meth:`initial` reads before they call this constructor, which draws a first state.
+
+    Args:
+        model: geoms named in ``layers``, and the camera of :func:`envs.mujoco.renderer.camera_xml`.
+        num_substeps: MuJoCo steps per action.
+        half_width: of what pictures show [world units].
+        layers: colour -> names of the geoms that have it, the lowest first. The first lies behind all.
+        image_size: pixels per side.
+        render_backend: who draws ``pixels``: "raster", batched, or "mujoco", which needs an OpenGL context.
+        device: where states live. Physics runs on the CPU.
+    """
+
+    env_id: str
+    colours: Mapping[str, tuple[int, int, int]]  # defaults of the factors of the pictures
+    physical: Mapping[str, Factor]
+    world_fields: tuple[str, ...] = ()  # model fields that always differ between worlds
+    max_action_norm: float | None = None
+
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        *,
+        num_substeps: int,
+        half_width: float,
+        layers: Mapping[str, Sequence[str]],
+        image_size: int,
+        render_backend: str,
+        device: str | torch.device,
+    ) -> None:
+        check_choice("render_backend", render_backend, BACKENDS)
+        check_whole("image_size", image_size, at_least=16)
+        self.model, self.half_width = model, half_width
+        self.image_size, self.render_backend = int(image_size), render_backend
+        self.device = torch.device(device)
+        self.action_dim = int(model.nu)
+        self.action_low, self.action_high = (
+            torch.from_numpy(bound.astype(np.float32)).to(self.device) for bound in model.actuator_ctrlrange.T
+        )
+        self.pixels_shape = (3, self.image_size, self.image_size)
+        self.layers = {name: [model.geom(geom).id for geom in geoms] for name, geoms in layers.items()}
+        self._plain = Physics(model, num_substeps, self.world_fields)
+        multiplied = tuple(dict.fromkeys(name for factor in self.physical.values() for name in factor.fields))
+        self._varied = Physics(model, num_substeps, (*self.world_fields, *multiplied))
+        self._draw = self._rasteriser(self.image_size)
+        self._renderer: MujocoRenderer | None = None
+        self.variation_space = self._variation_space()
+        self._vector = VectorLayout(self.initial(1, torch.Generator().manual_seed(0)))
+        self.state_dim = self._vector.dim
+
+    def initial(
+        self,
+        num_envs: int,
+        generator: torch.Generator,
+        variation: Variation | None = None,
+        *,
+        split: str = "train",
+    ) -> State:
+        """Draw B start states, see :meth:`envs.simulator.Simulator.initial`."""
+        raise NotImplementedError
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Keyword arguments that rebuild this simulator, on any device; JSON-able."""
+        names = [name for name in inspect.signature(type(self)).parameters if name != "device"]
+        return {name: getattr(self, name) for name in names}
+
+    def transition(self, state: State, action: Tensor) -> State:
+        """Act for one control step; ``action (B, A)`` is clipped to the bounds, noise is added before.
+
+        Raises:
+            ArithmeticError: the simulation became unstable.
+        """
+        check_action_shape(action, num_worlds(state), self.action_dim)
+        if bool((state["action_noise"] > 0).any()):
+            noise = hash_normal(state["seed"], state["step"], self.action_dim)
+            action = action + state["action_noise"][:, None] * noise
+        action = action.clamp(self.action_low, self.action_high)
+        is_varied = any(bool((state[name] != 1.0).any()) for name in self.physical)
+        fields = self.fields(state)
+        if is_varied:
+            fields |= self._multiplied(state)
+        physics = self._varied if is_varied else self._plain
+        position, velocity = physics.step(state["position"], state["velocity"], action, fields)
+        return {**state, "position": position, "velocity": velocity, "step": state["step"] + 1}
+
+    def observation(self, state: State) -> dict[str, Tensor]:
+        """Return ``pixels`` uint8 ``(B, 3, S, S)`` and ``proprio`` float32 ``(B, P)``."""
+        return {"pixels": self.pixels(state), "proprio": self.proprio(state)}
+
+    def proprio(self, state: State) -> Tensor:
+        """Return positions and velocities of the joints, ``(B, nq + nv)``."""
+        return torch.cat([state["position"], state["velocity"]], 1)
+
+    def pixels(self, state: State) -> Tensor:
+        """Return uint8 ``(B, 3, S, S)``, by the rasteriser or by MuJoCo."""
+        if self.render_backend == "raster":
+            return self._draw(*self.poses(state), {name: state[name] for name in self.layers})
+        if self._renderer is None:
+            self._renderer = MujocoRenderer(self.model, self.image_size)
+        fields = {key: value.cpu().double().numpy() for key, value in self.fields(state).items()}
+        position = state["position"].cpu().double().numpy()
+        colours = {name: state[name].cpu().numpy() / 255.0 for name in self.layers}
+
+        def prepare(world: int, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+            for name, values in fields.items():
+                getattr(model, name)[:] = values[world]
+            for name, geoms in self.layers.items():
+                model.geom_rgba[geoms, :3] = colours[name][world]
+            data.qpos[:] = position[world]
+
+        return self._renderer(num_worlds(state), prepare).to(self.device)
+
+    def picture(self, state: State, image_size: int = 256) -> Tensor:
+        """Return colour images for people, uint8 ``(B, image_size, image_size, 3)``."""
+        draw = self._rasteriser(image_size)
+        images = draw(*self.poses(state), {name: state[name] for name in self.layers})
+        return images.permute(0, 2, 3, 1).contiguous()
+
+    def poses(self, state: State) -> tuple[Tensor, Tensor]:
+        """Return centres ``(B, G, 3)`` and rotations ``(B, G, 3, 3)`` of the geoms."""
+        return self._plain.poses(state["position"], self.fields(state))
+
+    def fields(self, state: State) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return the model's fields that always differ between worlds, float32 ``(B, ...)``."""
+        return {}
+
+    def state_vector(self, state: State) -> Tensor:
+        """Return the whole state as float32 ``(B, S)``."""
+        return self._vector.pack(state)
+
+    def state_from_vector(self, vector: Tensor) -> State:
+        """Invert :meth:`state_vector` exactly."""
+        return self._vector.unpack(vector.to(self.device))
+
+    def factors(self, state: State) -> dict[str, Tensor]:
+        """Return the factors of variation per world, ``(B, ...)``."""
+        return {name: state[name].clone() for name in self.variation_space}
+
+    def _variation_space(self) -> spaces.Dict:
+        """Return the physical factors, noise on actions [action units] and colours."""
+        factors: dict[str, spaces.Space[Any]] = {
+            name: spaces.Box(factor.low, factor.high, (), np.float32)
+            for name, factor in self.physical.items()
+        }
+        factors["action_noise"] = spaces.Box(0.0, 1.0, (), np.float32)
+        return spaces.Dict(factors | {name: spaces.Box(0, 255, (3,), np.uint8) for name in self.colours})
+
+    def _default_factors(self, num: int) -> State:
+        defaults: dict[str, Any] = {**dict.fromkeys(self.physical, 1.0), "action_noise": 0.0, **self.colours}
+        return {
+            name: torch.as_tensor(value, dtype=torch.uint8 if name in self.colours else torch.float32)
+            .to(self.device)
+            .expand(num, *np.shape(value))
+            .clone()
+            for name, value in defaults.items()
+        }
+
+    def _clock(self, num: int, generator: torch.Generator) -> State:
+        """Return ``seed`` and ``step`` of worlds that begin."""
+        seed = torch.randint(NUM_SEEDS, (num,), generator=generator, device=generator.device)
+        return {
+            "seed": seed.to(self.device),
+            "step": torch.zeros(num, dtype=torch.int64, device=self.device),
+        }
+
+    def _at_rest(self, state: State, position: Tensor) -> State:
+        return {**state, "position": position, "velocity": position.new_zeros(len(position), self.model.nv)}
+
+    def _multiplied(self, state: State) -> State:
+        """Return the model's fields as the physical factors of each world make them, float32 ``(B, ...)``."""
+        fields: State = {}
+        for name, factor in self.physical.items():
+            for field in factor.fields:
+                value = fields.get(field, self._own(field))
+                fields[field] = value * state[name].view(-1, *[1] * getattr(self.model, field).ndim)
+        return fields
+
+    def _own(self, field: str) -> Tensor:
+        """Return a field of the model, float32."""
+        return torch.from_numpy(np.asarray(getattr(self.model, field), np.float32)).to(self.device)
+
+    def _rasteriser(self, image_size: int) -> Rasteriser:
+        return Rasteriser(self.model, View(image_size, self.half_width), self.layers)
