@@ -58,6 +58,7 @@ POLICIES: dict[str, Callable[..., Any]] = {
 NATIVE_POLICY = {
     "worldmodel/MovingDot-v0": "directed",
     "worldmodel/PointMaze-v0": "correlated",
+    "worldmodel/Reacher-v0": "correlated",
     "worldmodel/TwoRooms-v0": "heading",
 }
 

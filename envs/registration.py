@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _SIMULATORS = {
     "worldmodel/MovingDot-v0": "envs.moving_dot:MovingDot",
     "worldmodel/PointMaze-v0": "envs.mujoco.point_maze:PointMaze",
+    "worldmodel/Reacher-v0": "envs.mujoco.reacher:Reacher",
     "worldmodel/TwoRooms-v0": "envs.two_rooms:TwoRooms",
 }
 

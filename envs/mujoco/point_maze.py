@@ -7,7 +7,6 @@ share none. y points down, as in pictures.
 
 from __future__ import annotations
 
-import mujoco
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -95,7 +94,7 @@ class PointMaze(MujocoTask):
         half_width = self.size / 2 + 1.0
         walls = [*(f"border{side}" for side in range(4)), *(f"wall{k}" for k in range(mazes.max_walls(size)))]
         super().__init__(
-            mujoco.MjModel.from_xml_string(model_xml(self.size, actuation, half_width)),
+            model_xml(self.size, actuation, half_width),
             num_substeps=NUM_SUBSTEPS,
             half_width=half_width,
             layers={"background_color": ["background"], "wall_color": walls, "ball_color": ["ball"]},

@@ -45,7 +45,7 @@ class MujocoTask:
     They set what :meth:`initial` reads before they call this constructor, which draws a first state.
 
     Args:
-        model: geoms named in ``layers``, and the camera of :func:`envs.mujoco.renderer.camera_xml`.
+        xml: the model as MJCF, with the geoms of ``layers`` and the camera of :func:`envs.mujoco.renderer.camera_xml`.
         num_substeps: MuJoCo steps per action.
         half_width: of what pictures show [world units].
         layers: colour -> names of the geoms that have it, the lowest first. The first lies behind all.
@@ -62,7 +62,7 @@ class MujocoTask:
 
     def __init__(
         self,
-        model: mujoco.MjModel,
+        xml: str,
         *,
         num_substeps: int,
         half_width: float,
@@ -73,7 +73,8 @@ class MujocoTask:
     ) -> None:
         check_choice("render_backend", render_backend, BACKENDS)
         check_whole("image_size", image_size, at_least=16)
-        self.model, self.half_width = model, half_width
+        self.xml, self.model = xml, (model := mujoco.MjModel.from_xml_string(xml))
+        self.num_substeps, self.half_width = num_substeps, half_width
         self.image_size, self.render_backend = int(image_size), render_backend
         self.device = torch.device(device)
         self.action_dim = int(model.nu)
@@ -154,6 +155,12 @@ class MujocoTask:
 
         return self._renderer(num_worlds(state), prepare).to(self.device)
 
+    def close(self) -> None:
+        """Give the OpenGL context back, if there is one."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
     def picture(self, state: State, image_size: int = 256) -> Tensor:
         """Return colour images for people, uint8 ``(B, image_size, image_size, 3)``."""
         draw = self._rasteriser(image_size)
@@ -211,11 +218,14 @@ class MujocoTask:
         return {**state, "position": position, "velocity": position.new_zeros(len(position), self.model.nv)}
 
     def _multiplied(self, state: State) -> State:
-        """Return the model's fields as the physical factors of each world make them, float32 ``(B, ...)``."""
+        """Return the model's fields as the physical factors of each world make them, float64 ``(B, ...)``.
+
+        In double precision a factor of 1 leaves a field as it is, to the bit.
+        """
         fields: State = {}
         for name, factor in self.physical.items():
             for field in factor.fields:
-                value = fields.get(field, self._own(field))
+                value = fields.get(field, torch.from_numpy(getattr(self.model, field)).to(self.device))
                 fields[field] = value * state[name].view(-1, *[1] * getattr(self.model, field).ndim)
         return fields
 

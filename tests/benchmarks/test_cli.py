@@ -142,7 +142,9 @@ def test_a_truncated_store_is_one_sentence(store, capsys):
 def test_envs_are_listed(capsys):
     assert main(["envs", "list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert set(listed) == {f"worldmodel/{name}-v0" for name in ("MovingDot", "PointMaze", "TwoRooms")}
+    assert set(listed) == {
+        f"worldmodel/{name}-v0" for name in ("MovingDot", "PointMaze", "Reacher", "TwoRooms")
+    }
     assert "door_y" in listed["worldmodel/TwoRooms-v0"]["variation"]
 
 

@@ -36,7 +36,8 @@ def test_every_registered_simulator_keeps_the_contract(env_id):
 
 @pytest.mark.parametrize(("env_id", "kwargs"), CONFIGS)
 def test_a_vector_env_repeats_its_worlds_one_by_one(env_id, kwargs):
-    kwargs = {**kwargs, "max_steps": 7, "success_radius": 6.0}  # ends often, in both ways
+    radius = 1.0 if "Reacher" in env_id else 6.0  # [rad], [px] or [cells]
+    kwargs = {**kwargs, "max_steps": 7, "success_radius": radius}  # ends often, in both ways
     batch = gymnasium.make_vec(env_id, num_envs=5, **kwargs)
     assert batch.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
     singles = SyncVectorEnv([lambda: gymnasium.make(env_id, **kwargs)] * 5)

@@ -1,99 +1,11 @@
 """PointMaze: the physics is MuJoCo's bit for bit, walls hold, tasks are what they say, pictures agree."""
 
-import mujoco
-import numpy as np
 import pytest
 import torch
 
 from envs.mujoco import mazes
-from envs.mujoco.point_maze import PHYSICAL, PointMaze
-from envs.mujoco.point_maze_model import NUM_SUBSTEPS, model_xml
-from envs.state import index_state, repeat_state
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def varied(sim, num, seed=0):
-    """Worlds that differ in every factor and move."""
-    rng = np.random.default_rng(seed)
-    variation = {
-        name: rng.uniform(factor.low, factor.high, num).astype(np.float32)
-        for name, factor in PHYSICAL.items()
-    }
-    for name in ("ball_color", "wall_color", "background_color"):
-        variation[name] = rng.integers(0, 256, (num, 3)).astype(np.uint8)
-    state = sim.initial(num, generator(seed), variation)
-    velocity = torch.from_numpy(rng.normal(0, 2, (num, 2)).astype(np.float32))
-    return {**state, "velocity": velocity}
-
-
-def compiled(sim, state, world):
-    """The model of one world, compiled with its walls where they are and its own mass, gain and damping."""
-    spec = mujoco.MjSpec.from_string(model_xml(sim.size, sim.actuation, sim.half_width))
-    cells = state["walls"][world].nonzero()
-    for number in range(mazes.max_walls(sim.size)):
-        geom = spec.geom(f"wall{number}")
-        if number < len(cells):
-            geom.pos[:2] = mazes.centre_of(cells[number], sim.size).numpy()
-    model = spec.compile()
-    for name, factor in (("body_mass", "mass"), ("actuator_gainprm", "gain"), ("dof_damping", "damping")):
-        values = (
-            np.float32(getattr(model, name)) * state[factor][world].numpy()
-        )  # float32, as a state's factors are
-        getattr(model, name)[:] = values
-    mujoco.mj_setConst(model, mujoco.MjData(model))
-    return model
-
-
-@pytest.mark.parametrize("actuation", ["velocity", "force"])
-@pytest.mark.parametrize("is_varied", [False, True])
-def test_a_batch_is_mujoco_s_own_step_on_compiled_layouts_bit_for_bit(actuation, is_varied):
-    sim = PointMaze(actuation=actuation)
-    state = varied(sim, 24) if is_varied else sim.initial(24, generator())
-    models = [compiled(sim, state, world) for world in range(24)]
-    random, hits = generator(3), 0
-    for step in range(30):
-        if step % 15 == 0:  # long enough to come to a wall and press against it
-            action = torch.randn((24, 2), generator=random).clamp(-1, 1)
-        after = sim.transition(state, action)
-        for world, model in enumerate(models):
-            data = mujoco.MjData(model)
-            data.qpos[:], data.qvel[:] = state["position"][world], state["velocity"][world]
-            data.ctrl[:] = action[world]
-            for _ in range(NUM_SUBSTEPS):
-                mujoco.mj_step(model, data)
-                hits += data.ncon
-            assert np.array_equal(np.float32(data.qpos), after["position"][world])
-            assert np.array_equal(np.float32(data.qvel), after["velocity"][world])
-        state = after
-    assert hits > 500  # walls were pressed against
-
-
-def test_varied_physics_with_default_factors_is_the_plain_one():
-    sim = PointMaze()
-    state = sim.initial(8, generator())
-    other = {
-        **state,
-        "mass": torch.tensor([2.0] + [1.0] * 7),
-    }  # one heavier world sends all through the other path
-    for _ in range(20):
-        action = 2 * torch.rand((8, 2), generator=generator(1)) - 1
-        state, other = sim.transition(state, action), sim.transition(other, action)
-    assert torch.equal(state["position"][1:], other["position"][1:])
-    assert not torch.equal(state["position"][0], other["position"][0])
-
-
-@pytest.mark.parametrize("name", PHYSICAL)
-def test_every_physical_factor_moves_the_ball_differently(name):
-    sim = PointMaze(actuation="force")
-    state = sim.initial(4, generator())
-    slow = {**state, name: torch.full((4,), 0.5)}
-    action = torch.ones((4, 2))
-    for _ in range(4):
-        state, slow = sim.transition(state, action), sim.transition(slow, action)
-    assert (state["velocity"] != slow["velocity"]).any(1).all()
+from envs.mujoco.point_maze import PointMaze
+from tests.envs.mujoco.worlds import generator, varied
 
 
 @pytest.mark.parametrize("size", [5, 7])
@@ -141,32 +53,6 @@ def test_the_expert_arrives_with_forces_too():
     assert sim.success(state, goal).float().mean() > 0.95
 
 
-def test_transitions_are_functions_of_state_and_action():
-    sim = PointMaze()
-    state = sim.initial(5, generator(), {"action_noise": 0.3})
-    action = torch.rand((5, 2), generator=generator(1))
-    before = {key: value.clone() for key, value in state.items()}
-    after = sim.transition(state, action)
-    assert all(torch.equal(state[key], before[key]) for key in state)
-    many = sim.transition(repeat_state(state, 3), action.repeat_interleave(3, 0))
-    for key, value in after.items():
-        assert torch.equal(many[key], value.repeat_interleave(3, 0)), key
-    one = sim.transition(index_state(state, slice(2, 3)), action[2:3])
-    assert torch.equal(one["position"][0], after["position"][2])
-    again = sim.state_from_vector(sim.state_vector(state))
-    assert torch.equal(sim.transition(again, action)["position"], after["position"])
-
-
-def test_a_simulation_that_explodes_is_an_error_and_the_next_call_is_not():
-    sim = PointMaze()
-    state = sim.initial(3, generator())
-    broken = {**state, "velocity": torch.tensor([[0.0, 0.0], [torch.nan, 0.0], [0.0, 0.0]])}
-    expected = sim.transition(state, torch.ones((3, 2)))
-    with pytest.raises(ArithmeticError, match="a simulation must stay finite, got mjWARN_BADQVEL"):
-        sim.transition(broken, torch.ones((3, 2)))
-    assert torch.equal(sim.transition(state, torch.ones((3, 2)))["position"], expected["position"])
-
-
 def test_goals_in_walls_and_mazes_without_goals_are_refused():
     sim = PointMaze()
     walls = torch.zeros((7, 7), dtype=torch.uint8)
@@ -181,30 +67,6 @@ def test_goals_in_walls_and_mazes_without_goals_are_refused():
         PointMaze(min_distance=30)
     with pytest.raises(ValueError, match="size must be one of 5, 7, got 6"):
         PointMaze(size=6)
-
-
-@pytest.fixture(scope="module")
-def opengl():
-    """Skips where there is no OpenGL context to be had."""
-    sim = PointMaze(render_backend="mujoco", image_size=256)
-    try:
-        sim.pixels(sim.initial(1, generator()))
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    return sim
-
-
-@pytest.mark.render
-def test_the_rasteriser_draws_what_mujoco_draws(opengl):
-    sim = PointMaze(image_size=64)
-    state = varied(sim, 32)
-    ours = sim.pixels(state).float()
-    theirs = opengl.pixels(state).float().view(32, 3, 64, 4, 64, 4).mean((3, 5))
-    assert float((ours - theirs).abs().mean()) < 1.0
-    background = state["background_color"].float()[:, :, None, None]
-    is_shown = [((image - background).abs().amax(1) > 20) for image in (ours, theirs)]
-    intersection, union = (is_shown[0] & is_shown[1]).sum(), (is_shown[0] | is_shown[1]).sum()
-    assert float(intersection / union) > 0.9
 
 
 def test_touching_walls_leave_no_seam():

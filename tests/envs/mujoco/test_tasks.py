@@ -1,0 +1,142 @@
+"""What holds for every MuJoCo task: physics bit for bit, pictures like MuJoCo's own, transitions that are functions."""
+
+import mujoco
+import numpy as np
+import pytest
+import torch
+
+from envs.mujoco.point_maze import PointMaze
+from envs.mujoco.reacher import Reacher
+from envs.state import index_state, repeat_state
+from tests.envs.mujoco.worlds import compiled, generator, varied
+
+TASKS = {
+    "maze": PointMaze,
+    "maze with forces": lambda **kwargs: PointMaze(actuation="force", size=5, **kwargs),
+    "reacher": Reacher,
+}
+
+
+@pytest.fixture(params=TASKS)
+def make(request):
+    return TASKS[request.param]
+
+
+@pytest.mark.parametrize("is_varied", [False, True])
+def test_a_batch_is_mujoco_s_own_step_on_compiled_models_bit_for_bit(make, is_varied):
+    sim = make()
+    state = varied(sim, 24) if is_varied else sim.initial(24, generator())
+    models = [compiled(sim, state, world) for world in range(24)]
+    random, contacts = generator(3), 0
+    for step in range(50):
+        if step % 25 == 0:  # long enough to come to a wall or a limit and press against it
+            action = torch.randn((24, sim.action_dim), generator=random).clamp(-1, 1)
+        after = sim.transition(state, action)
+        for world, model in enumerate(models):
+            data = mujoco.MjData(model)
+            data.qpos[:], data.qvel[:] = state["position"][world], state["velocity"][world]
+            data.ctrl[:] = action[world]
+            for _ in range(sim.num_substeps):
+                mujoco.mj_step(model, data)
+                contacts += data.nefc
+            assert np.array_equal(np.float32(data.qpos), after["position"][world])
+            assert np.array_equal(np.float32(data.qvel), after["velocity"][world])
+        state = after
+    assert contacts > 300  # there was something to press against
+
+
+def test_a_world_does_not_depend_on_the_factors_of_others(make):
+    sim = make()
+    state = sim.initial(8, generator())
+    other = {**state, "gain": torch.tensor([0.5] + [1.0] * 7)}  # one sends all through the general path
+    action = torch.rand((8, sim.action_dim), generator=generator(1))
+    for _ in range(20):
+        state, other = sim.transition(state, action), sim.transition(other, action)
+    assert torch.equal(state["position"][1:], other["position"][1:])
+    assert not torch.equal(state["position"][0], other["position"][0])
+
+
+def test_every_physical_factor_changes_the_motion(make):
+    sim = make()
+    for name in sim.physical:
+        state = varied(sim, 4)
+        state |= {factor: torch.ones(4) for factor in sim.physical}
+        other = {**state, name: torch.full((4,), 0.5)}
+        for _ in range(4):
+            action = torch.ones((4, sim.action_dim))
+            state, other = sim.transition(state, action), sim.transition(other, action)
+        if not (name == "damping" and not sim.model.dof_damping.any()):
+            assert (state["velocity"] != other["velocity"]).any(1).all(), name
+
+
+def test_transitions_are_functions_of_state_and_action(make):
+    sim = make()
+    state = sim.initial(5, generator(), {"action_noise": 0.3})
+    action = torch.rand((5, sim.action_dim), generator=generator(1))
+    before = {key: value.clone() for key, value in state.items()}
+    after = sim.transition(state, action)
+    assert all(torch.equal(state[key], before[key]) for key in state)
+    many = sim.transition(repeat_state(state, 3), action.repeat_interleave(3, 0))
+    for key, value in after.items():
+        assert torch.equal(many[key], value.repeat_interleave(3, 0)), key
+    one = sim.transition(index_state(state, slice(2, 3)), action[2:3])
+    assert torch.equal(one["position"][0], after["position"][2])
+    again = sim.state_from_vector(sim.state_vector(state))
+    assert torch.equal(sim.transition(again, action)["position"], after["position"])
+    quiet = sim.transition({**state, "action_noise": torch.zeros(5)}, action)
+    assert (quiet["velocity"] != after["velocity"]).any(1).all()
+
+
+def test_actions_are_clipped_to_the_bounds(make):
+    sim = make()
+    state = sim.initial(3, generator())
+    wide, narrow = (sim.transition(state, torch.full((3, sim.action_dim), value)) for value in (7.0, 1.0))
+    assert torch.equal(wide["velocity"], narrow["velocity"])
+
+
+def test_a_simulation_that_explodes_is_an_error_and_the_next_call_is_not(make):
+    sim = make()
+    state, action = sim.initial(3, generator()), torch.ones((3, sim.action_dim))
+    expected = sim.transition(state, action)
+    broken = {**state, "velocity": state["velocity"].clone()}
+    broken["velocity"][1, 0] = torch.nan
+    with pytest.raises(ArithmeticError, match="a simulation must stay finite, got mjWARN_BADQVEL"):
+        sim.transition(broken, action)
+    assert torch.equal(sim.transition(state, action)["position"], expected["position"])
+
+
+def test_a_rebuilt_simulator_draws_the_same_worlds_and_pictures(make):
+    sim = make(image_size=32)
+    again = type(sim)(**sim.kwargs)
+    state, same = sim.initial(4, generator()), again.initial(4, generator())
+    assert torch.equal(sim.pixels(state), again.pixels(same))
+    assert torch.equal(sim.goal(state, generator(1))["position"], again.goal(same, generator(1))["position"])
+
+
+@pytest.fixture(scope="module")
+def opengl():
+    """Skip where there is no OpenGL context to be had."""
+    sim = Reacher(render_backend="mujoco")
+    try:
+        sim.pixels(sim.initial(1, generator()))
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    finally:
+        sim.close()
+
+
+@pytest.mark.render
+@pytest.mark.usefixtures("opengl")
+def test_the_rasteriser_draws_what_mujoco_draws(make):
+    sim, reference = make(image_size=64), make(image_size=256, render_backend="mujoco")
+    state = varied(sim, 32)
+    for _ in range(5):
+        state = sim.transition(state, torch.rand((32, sim.action_dim)) * 2 - 1)
+    ours = sim.pixels(state).float()
+    theirs = reference.pixels(state).float().view(32, 3, 64, 4, 64, 4).mean((3, 5))
+    reference.close()
+    assert float((ours - theirs).abs().mean()) < 1.0
+    background = state["background_color"].float()[:, :, None, None]
+    is_shown = [((image - background).abs().amax(1) > 20) for image in (ours, theirs)]
+    intersection, union = (is_shown[0] & is_shown[1]).sum(), (is_shown[0] | is_shown[1]).sum()
+    assert float(intersection / union) > 0.9

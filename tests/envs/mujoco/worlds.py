@@ -1,0 +1,38 @@
+"""Worlds that the tests of the MuJoCo tasks have in common."""
+
+import mujoco
+import numpy as np
+import torch
+
+from envs.mujoco import mazes
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def varied(sim, num, seed=0):
+    """Worlds that differ in every physical factor and colour, and move."""
+    rng = np.random.default_rng(seed)
+    variation = {
+        name: rng.uniform(factor.low, factor.high, num).astype(np.float32)
+        for name, factor in sim.physical.items()
+    }
+    variation |= {name: rng.integers(0, 256, (num, 3)).astype(np.uint8) for name in sim.colours}
+    state = sim.initial(num, generator(seed), variation)
+    return {**state, "velocity": torch.from_numpy(rng.normal(0, 2, (num, sim.model.nv)).astype(np.float32))}
+
+
+def compiled(sim, state, world):
+    """The model of one world: walls compiled where they are, its own physical factors, constants recomputed."""
+    model = mujoco.MjModel.from_xml_string(sim.xml)
+    if "walls" in state:
+        spec = mujoco.MjSpec.from_string(sim.xml)
+        for number, cell in enumerate(state["walls"][world].nonzero()):
+            spec.geom(f"wall{number}").pos[:2] = mazes.centre_of(cell, sim.size).numpy()
+        model = spec.compile()
+    for name, factor in sim.physical.items():
+        for field in factor.fields:
+            getattr(model, field)[:] *= float(state[name][world])
+    mujoco.mj_setConst(model, mujoco.MjData(model))
+    return model
