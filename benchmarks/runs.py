@@ -21,7 +21,7 @@ import torch
 from benchmarks.recipes import Recipe, recipe_from_json
 from worldmodel.checkpoint import CheckpointError
 
-PACKAGES = ("torch", "numpy", "gymnasium", "pylance")
+PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "pylance")
 
 
 class RunError(ValueError):

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from benchmarks.speed import envs, loader, planners
+from benchmarks.speed import envs, loader, mujoco_tasks, planners
 
 SUITES: dict[str, Callable[..., list[dict[str, Any]]]] = {
     "environments": envs.run,
+    "mujoco": mujoco_tasks.run,
     "loader": loader.run,
     "planners": planners.run,
 }

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from benchmarks.speed import mujoco_tasks
 from benchmarks.speed.envs import naive_moving_dot, naive_two_rooms, run
 from envs.moving_dot import MovingDot
 from envs.two_rooms import TwoRooms
@@ -28,3 +29,10 @@ def test_the_benchmark_reports_every_target_beside_its_baseline():
     assert by_name["moving dot 28x28"]["baseline_value"] == pytest.approx(
         by_name["moving dot, uniform fixed"]["baseline_value"]
     )
+
+
+def test_mujoco_tasks_are_measured_beside_mujoco_world_by_world():
+    rows = mujoco_tasks.run(smoke=True)
+    assert [row["target"] for row in rows if row["target"]] == [10e3]
+    assert all(row["value"] > 0 for row in rows)
+    assert all(row["baseline_value"] > 0 for row in rows if "steps of" in row["name"])
