@@ -56,6 +56,7 @@ POLICIES: dict[str, Callable[..., Any]] = {
     "waypoints_one_room": _in_one_room(RandomWaypoints),
 }
 NATIVE_POLICY = {
+    "worldmodel/CartPole-v0": "correlated",
     "worldmodel/MovingDot-v0": "directed",
     "worldmodel/PointMaze-v0": "correlated",
     "worldmodel/Reacher-v0": "correlated",

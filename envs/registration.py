@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Environment id -> "module:class" of its simulator.
 _SIMULATORS = {
+    "worldmodel/CartPole-v0": "envs.mujoco.cart_pole:CartPole",
     "worldmodel/MovingDot-v0": "envs.moving_dot:MovingDot",
     "worldmodel/PointMaze-v0": "envs.mujoco.point_maze:PointMaze",
     "worldmodel/Reacher-v0": "envs.mujoco.reacher:Reacher",

@@ -52,7 +52,7 @@ def test_a_vector_env_repeats_its_worlds_one_by_one(env_id, kwargs):
         for key in ("success", "state", "_success", "_state"):
             np.testing.assert_array_equal(results[0][-1][key], results[1][-1][key])
         assert batch.observation_space.contains(results[0][0])
-        action = rng.uniform(-1, 1, (5, 2)).astype(np.float32)
+        action = rng.uniform(-1, 1, batch.action_space.shape).astype(np.float32)
         results = [env.step(action) for env in (batch, singles)]
         ends += [results[0][2].sum(), results[0][3].sum()]
     assert ends[1] > 0

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from envs.mujoco.cart_pole import CartPole
 from envs.mujoco.point_maze import PointMaze
 from envs.mujoco.reacher import Reacher
 from envs.state import index_state, repeat_state
@@ -14,6 +15,7 @@ TASKS = {
     "maze": PointMaze,
     "maze with forces": lambda **kwargs: PointMaze(actuation="force", size=5, **kwargs),
     "reacher": Reacher,
+    "cart-pole": CartPole,
 }
 
 

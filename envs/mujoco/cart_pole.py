@@ -1,0 +1,230 @@
+"""Cart-pole swing-up to a place: a cart on a rail that is to bring a hanging pole upright over a mark, by MuJoCo.
+
+The swing-up of the DeepMind Control Suite (arXiv 1801.00690) with a goal: where the cart is to balance. The plane of the
+pole is the plane of pictures, so gravity points along y.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy.linalg import solve_discrete_are
+from torch import Tensor
+
+from envs.mujoco.renderer import camera_xml
+from envs.mujoco.task import Factor, MujocoTask
+from envs.simulator import goal_positions
+from envs.state import State, num_worlds
+from envs.suggestions import check_choice, check_positive, check_whole
+from envs.variation import Variation, resolve_variation
+
+RAIL = 1.5  # the cart's way to either side [m]
+START, GOAL = 0.5, 1.0  # carts start, and goals lie, within these of the middle [m]
+CART_MASS, POLE_MASS, POLE_LENGTH = 1.0, 0.1, 1.0  # [kg], [m]
+FORCE = 12.0  # of a full action [N]
+TIMESTEP, NUM_SUBSTEPS = 0.01, 5  # [s]
+GRAVITY = 9.81  # [m/s^2]
+HALF_WIDTH = 1.9  # of the picture [m]
+HOLD = 10  # steps that a success has to last
+UPRIGHT = 0.2  # [rad]
+
+
+class CartPole(MujocoTask):
+    """Simulator of cart-pole swing-up; see :class:`envs.simulator.Simulator` for the contract.
+
+    An action is the force on the cart, ``(1,)`` in [-1, 1] of 12 N. ``position`` is the cart's place [m] and the pole's
+    angle from upright [rad], which is not wrapped. ``recent (B, 10, 2)`` has the positions of the last ten steps.
+
+    Args:
+        success_radius: how far the cart may be from its goal [m], the pole within .2 rad of upright, for ten steps.
+        image_size: pixels per side.
+        render_backend: who draws ``pixels``: "raster", batched, or "mujoco", which needs an OpenGL context.
+        max_steps: episode length of the Gymnasium environments.
+        device: where states live. Physics runs on the CPU.
+    """
+
+    env_id = "worldmodel/CartPole-v0"
+    proprio_dim = 5
+    colours = {  # noqa: RUF012
+        "background_color": (245, 243, 238),
+        "rail_color": (170, 174, 180),
+        "pole_color": (214, 40, 40),
+        "cart_color": (38, 50, 72),
+    }
+    physical = {  # noqa: RUF012
+        "gain": Factor(0.5, 2.0, ("actuator_gainprm",)),
+        "mass": Factor(0.25, 4.0, ("body_mass", "body_inertia")),
+        "damping": Factor(0.25, 4.0, ("dof_damping",)),
+    }
+
+    def __init__(
+        self,
+        *,
+        success_radius: float = 0.15,
+        image_size: int = 64,
+        render_backend: str = "raster",
+        max_steps: int = 120,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.success_radius, self.max_steps = float(success_radius), int(max_steps)
+        check_positive("success_radius", self.success_radius)
+        check_whole("max_steps", self.max_steps, at_least=1)
+        super().__init__(
+            _model_xml(),
+            num_substeps=NUM_SUBSTEPS,
+            half_width=HALF_WIDTH,
+            layers={
+                "background_color": ["background"],
+                "rail_color": ["rail"],
+                "cart_color": ["cart"],
+                "pole_color": ["pole"],
+            },
+            image_size=image_size,
+            render_backend=render_backend,
+            device=device,
+        )
+        self.proprio_high = torch.tensor([2 * RAIL, 1.0, 1.0, 20.0, 40.0], device=self.device)
+        self.proprio_low = -self.proprio_high
+        self._balance = torch.from_numpy(_balance_gain()).float().to(self.device)
+
+    def initial(
+        self,
+        num_envs: int,
+        generator: torch.Generator,
+        variation: Variation | None = None,
+        *,
+        split: str = "train",
+    ) -> State:
+        """Draw B carts at rest with the pole hanging, up to .1 rad askew; the splits differ in their draws only.
+
+        Raises:
+            ValueError: unknown split or factor, or a value outside ``variation_space``.
+        """
+        check_choice("split", split, ("train", "eval"))
+        given = resolve_variation(self.variation_space, variation, num_envs, self.device)
+        uniform = self._uniform((num_envs, 2), generator)
+        hanging = torch.tensor([0.0, math.pi], device=self.device)
+        position = hanging + uniform * torch.tensor([START, 0.1], device=self.device)
+        start = self._standing({}, position)
+        return {**start, **self._default_factors(num_envs), **given, **self._clock(num_envs, generator)}
+
+    def transition(self, state: State, action: Tensor) -> State:
+        """Push for .05 s; see :meth:`envs.mujoco.task.MujocoTask.transition`."""
+        after = super().transition(state, action)
+        recent = torch.cat([state["recent"][:, 1:], after["position"][:, None]], 1)
+        return {**after, "recent": recent}
+
+    def proprio(self, state: State) -> Tensor:
+        """Return place [m], cosine and sine of the pole's angle, and velocities [m/s], [rad/s], ``(B, 5)``."""
+        angle = state["position"][:, 1]
+        place = state["position"][:, :1]
+        return torch.cat([place, angle.cos()[:, None], angle.sin()[:, None], state["velocity"]], 1)
+
+    def goal(self, state: State, generator: torch.Generator) -> State:
+        """Draw a place per world where the cart is to stand still under the upright pole."""
+        place = GOAL * self._uniform((num_worlds(state), 1), generator)
+        return self._standing(state, torch.cat([place, torch.zeros_like(place)], 1))
+
+    def goal_at(self, state: State, position: Tensor) -> State:
+        """Return goals with cart and pole at ``position (B, 2)`` or ``(2,)`` [m], [rad], at rest.
+
+        Raises:
+            ValueError: a place is not finite or beyond the rail.
+        """
+        position = goal_positions(position, num_worlds(state), self.device)
+        is_free = torch.isfinite(position).all(-1) & (position[:, 0].abs() <= RAIL)
+        if not bool(is_free.all()):
+            raise ValueError(
+                f"a goal's place must lie on the rail, within {RAIL} m, got {position[~is_free][0].tolist()}"
+            )
+        return self._standing(state, position)
+
+    def success(self, state: State, goal: State) -> Tensor:
+        """Return bool ``(B,)``: for ten steps the cart was at its goal and the pole as the goal has it."""
+        return self._is_near(state["recent"], goal["position"][:, None]).all(1)
+
+    def distance(self, state: State, goal: State) -> Tensor:
+        """Return ``(B,)``: the cart's distance [m], plus the height that the tip lacks [m], plus a tenth of the speeds.
+
+        Of a shortest path under inertia and a bounded force there is no formula; this is zero at the goal alone.
+        """
+        place, tilt = self._deviation(state["position"], goal["position"])
+        height = 1.0 - tilt.cos()
+        speed = (state["velocity"] - goal["velocity"]).abs()
+        return place.abs() + height + 0.1 * speed.sum(1)
+
+    def expert(self, state: State, goal: State) -> Tensor:
+        """Return the force ``(B, 1)``: pump energy while the pole is low, balance it when it is up.
+
+        Energy by Astrom & Furuta 2000 (Automatica 36), balance by a linear-quadratic regulator.
+        """
+        place, tilt = self._deviation(state["position"], goal["position"])
+        speed, spin = state["velocity"].unbind(1)
+        deviation = torch.stack([place.clamp(-0.6, 0.6), tilt, speed, spin], 1)
+        balance = -(deviation @ self._balance.T)[:, 0]
+        energy = 0.5 * spin.square() - 1.5 * GRAVITY / POLE_LENGTH * (
+            1.0 - tilt.cos()
+        )  # 0 where it just gets up
+        pump = 0.06 * energy * spin * tilt.cos() - 0.4 * state["position"][:, 0] - 0.3 * speed
+        is_up = (tilt.abs() < 0.5) & (spin.abs() < 4.0)
+        return torch.where(is_up, balance, pump).clamp(-1.0, 1.0)[:, None]
+
+    def layout_id(self, state: State) -> Tensor:
+        """Return int64 zeros ``(B,)``: the world has one layout."""
+        return torch.zeros_like(state["seed"])
+
+    def _standing(self, state: State, position: Tensor) -> State:
+        recent = position[:, None].expand(-1, HOLD, -1).clone()
+        return {**self._at_rest(state, position), "recent": recent}
+
+    def _is_near(self, position: Tensor, goal: Tensor) -> Tensor:
+        place, tilt = self._deviation(position, goal)
+        return (place.abs() < self.success_radius) & (tilt.abs() < UPRIGHT)
+
+    def _deviation(self, position: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how far the cart is from its goal [m], and the pole, in (-pi, pi] [rad]."""
+        place, tilt = (position - goal).unbind(-1)
+        return place, torch.remainder(tilt + math.pi, 2.0 * math.pi) - math.pi
+
+    def _uniform(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Draw from [-1, 1)."""
+        drawn = torch.rand(shape, generator=generator, device=generator.device)
+        return 2.0 * drawn.to(self.device) - 1.0
+
+
+def _balance_gain() -> np.ndarray:
+    """Return the gain ``(1, 4)`` of the linear-quadratic regulator around upright, on place, tilt, speed, spin."""
+    total, half = CART_MASS + POLE_MASS, POLE_LENGTH / 2
+    inertia = POLE_LENGTH * (4.0 / 3.0 - POLE_MASS / total) / 2
+    lean = POLE_MASS * half / (total * inertia) * GRAVITY
+    drift = np.array([[0, 0, 1, 0], [0, 0, 0, 1], [0, -lean, 0, 0], [0, GRAVITY / inertia, 0, 0]], float)
+    push = np.array(
+        [[0], [0], [(1 + POLE_MASS * half / (total * inertia)) / total], [-1 / (total * inertia)]]
+    )
+    step = TIMESTEP * NUM_SUBSTEPS
+    a = np.eye(4) + step * drift + step**2 / 2 * drift @ drift
+    b = FORCE * (step * push + step**2 / 2 * drift @ push)
+    cost = solve_discrete_are(a, b, np.diag([4.0, 4.0, 0.2, 0.2]), np.array([[2.0]]))
+    return np.linalg.solve(b.T @ cost @ b + 2.0, b.T @ cost @ a)
+
+
+def _model_xml() -> str:
+    return f"""<mujoco model="cart pole">
+<option timestep="{TIMESTEP}" integrator="implicitfast" jacobian="dense" gravity="0 {GRAVITY} 0"/>
+<visual><headlight ambient="1 1 1" diffuse="0 0 0" specular="0 0 0"/></visual>
+<default><geom contype="0" conaffinity="0"/></default>
+<worldbody>
+{camera_xml(HALF_WIDTH)}
+<geom name="background" type="box" pos="0 0 5" size="10 10 .1"/>
+<geom name="rail" type="box" pos="0 0 1" size="{RAIL + 0.2} .03 .01"/>
+<body name="cart"><joint name="cart" type="slide" axis="1 0 0" limited="true" range="-{RAIL} {RAIL}" damping=".05"/>
+  <geom name="cart" type="box" size=".2 .1 .1" mass="{CART_MASS}"/>
+  <body name="pole" pos="0 0 -.3"><joint name="pole" type="hinge" axis="0 0 1" damping=".001"/>
+    <geom name="pole" type="capsule" fromto="0 0 0 0 -{POLE_LENGTH} 0" size=".05" mass="{POLE_MASS}"/>
+  </body>
+</body>
+</worldbody>
+<actuator><motor joint="cart" gear="{FORCE}" ctrlrange="-1 1"/></actuator>
+</mujoco>"""

@@ -1,0 +1,75 @@
+"""Cart-pole: which way is up, what counts as balanced, who swings up."""
+
+import math
+
+import pytest
+import torch
+
+from envs.mujoco.cart_pole import HOLD, RAIL, CartPole
+from envs.policies import CorrelatedNoise, UniformRandom
+from tests.envs.mujoco.worlds import generator
+
+
+def test_an_upright_pole_falls_and_a_hanging_one_stays():
+    sim = CartPole()
+    state = sim.initial(2, generator())
+    state = {**state, "position": torch.tensor([[0.0, 0.05], [0.0, math.pi]])}
+    still = torch.zeros((2, 1))
+    for _ in range(20):
+        state = sim.transition(state, still)
+    assert abs(float(state["position"][0, 1])) > 0.5
+    assert abs(float(state["position"][1, 1]) - math.pi) < 1e-3
+
+
+def test_the_pole_is_drawn_above_the_cart_when_it_is_upright():
+    sim = CartPole()
+    state = sim.goal_at(sim.initial(1, generator()), torch.tensor([0.5, 0.0]))
+    pixels = sim.pixels(state)[0].int()
+    is_pole = (pixels[0] - pixels[2]) > 100  # red
+    rows, cols = is_pole.nonzero().unbind(1)
+    assert rows.max() <= 33  # the picture's upper half
+    assert rows.min() < 20
+    pixel = 2 * sim.half_width / 64
+    assert abs((float(cols.float().mean()) + 0.5) * pixel - sim.half_width - 0.5) < pixel
+
+
+def test_a_success_is_ten_steps_over_the_goal():
+    sim = CartPole()
+    start = sim.initial(1, generator())
+    goal = sim.goal_at(start, torch.tensor([0.3, 0.0]))
+    state = sim.goal_at(start, torch.tensor([0.3, 0.3]))
+    balanced = 0
+    for _ in range(80):
+        state = sim.transition(state, sim.expert(state, goal))
+        place, tilt = (state["position"] - goal["position"])[0].abs()
+        balanced = balanced + 1 if place < sim.success_radius and tilt < 0.2 else 0
+        assert bool(sim.success(state, goal)) == (balanced >= HOLD)
+    assert balanced >= HOLD
+    turned = {**state, "recent": state["recent"] + torch.tensor([0.0, 2 * math.pi])}
+    assert sim.success(turned, goal).item()  # a full turn more is upright too
+
+
+def test_the_expert_swings_up_everywhere_and_noise_nowhere():
+    sim = CartPole()
+    start = sim.initial(200, generator(), split="eval")
+    goal = sim.goal(start, generator(1))
+    assert not sim.success(start, goal).any()
+    noises = {"correlated": CorrelatedNoise(), "uniform": UniformRandom()}
+    rates = {}
+    for name in ("expert", *noises):
+        state, done, random = start, torch.zeros(200, dtype=torch.bool), generator(2)
+        if name in noises:
+            noises[name].reset(sim, start, random)
+        for _ in range(sim.max_steps):
+            action = noises[name].act(sim, state, random) if name in noises else sim.expert(state, goal)
+            state = sim.transition(state, action)
+            done |= sim.success(state, goal)
+        rates[name] = float(done.float().mean())
+        assert (state["position"][:, 0].abs() < RAIL + 0.1).all()
+    assert rates == {"expert": 1.0, "correlated": 0.0, "uniform": 0.0}
+
+
+def test_goals_beyond_the_rail_are_refused():
+    sim = CartPole()
+    with pytest.raises(ValueError, match=r"a goal's place must lie on the rail, within 1\.5 m, got"):
+        sim.goal_at(sim.initial(1, generator()), torch.tensor([2.0, 0.0]))
