@@ -33,6 +33,8 @@ VARIANCE_COVARIANCE = {
     "temporal_similarity": 12.0,
     "inverse_dynamics": 1.0,
 }
+CONTRAST = {"action_contrast": 1.0, "prediction": 0.5, "variance": 4.0, "covariance": 2.0}
+CONTRAST_ARGS = {"num_shuffled": 4, "temperature": 0.002}
 PLDM_RADIUS = 1.41  # the success radius of PLDM (arXiv 2502.14819) [px]; the environment's is EB-JEPA's 4.5
 
 
@@ -82,8 +84,8 @@ def two_rooms_small() -> Recipe:
             predictor_args={"hidden_channels": 32, "num_layers": 3},
         ),
         objective=ObjectiveRecipe(
-            {"action_contrast": 1.0, "prediction": 0.5, "variance": 4.0, "covariance": 2.0},
-            {"action_contrast": {"num_shuffled": 4, "temperature": 0.002}},
+            dict(CONTRAST),
+            {"action_contrast": dict(CONTRAST_ARGS)},
             rollout_steps=8,
             window=9,
             batch_size=32,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.catalogue import resolve
+from benchmarks.catalogue import CONTRAST, CONTRAST_ARGS, VARIANCE_COVARIANCE, resolve
 from benchmarks.recipes import Recipe, override
 from worldmodel.jepa import require_known
 
@@ -94,6 +94,21 @@ OBJECTIVES: dict[str, ObjectiveSetting] = {
             "covariance": {"features": [0.75, 1.0]},
         },
         norm=True,
+    ),
+    "pldm": ObjectiveSetting(
+        "variance + covariance + temporal similarity + inverse dynamics, as in PLDM", VARIANCE_COVARIANCE
+    ),
+    "pldm-sigreg": ObjectiveSetting(
+        "SIGReg + temporal similarity + inverse dynamics",
+        {"prediction": 1.0, "sigreg": 0.1, "temporal_similarity": 12.0, "inverse_dynamics": 1.0},
+    ),
+    "contrast": ObjectiveSetting(
+        "action contrast + variance + covariance, of maps", CONTRAST, {"action_contrast": CONTRAST_ARGS}
+    ),
+    "contrast-sigreg": ObjectiveSetting(
+        "action contrast + SIGReg, of maps",
+        {"action_contrast": 1.0, "prediction": 0.5, "sigreg": 0.1},
+        {"action_contrast": CONTRAST_ARGS},
     ),
     "reconstruction": ObjectiveSetting("pixels from embeddings and rollouts", {"reconstruction": 1.0}),
     "rssm": ObjectiveSetting(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from benchmarks.catalogue import VARIANCE_COVARIANCE
 from benchmarks.collecting import POLICIES
 from benchmarks.recipes import Recipe
 
@@ -34,7 +35,10 @@ class Ablation:
 
 
 def terms(recipe: Recipe) -> list[Ablation]:
-    """The full objective, then each of its terms left out; a variance-covariance objective also by SIGReg."""
+    """The full objective, then each of its terms left out; then some replaced by what is used for the same elsewhere.
+
+    Variance and covariance by SIGReg, action contrast by the temporal similarity and inverse dynamics of PLDM.
+    """
     weights = recipe.objective.weights
     cells = [Ablation("full", ())]
     cells += [
@@ -43,10 +47,17 @@ def terms(recipe: Recipe) -> list[Ablation]:
         if w
     ]
     if {"variance", "covariance"} <= weights.keys():
-        replaced = dict.fromkeys(("variance", "covariance"), 0.0) | {"sigreg": 0.1}
-        settings = tuple(f"objective.weights.{name}={weight}" for name, weight in replaced.items())
-        cells.append(Ablation("SIGReg for variance and covariance", settings))
+        cells.append(
+            _replaced("SIGReg for variance and covariance", variance=0.0, covariance=0.0, sigreg=0.1)
+        )
+    if "action_contrast" in weights:
+        name = "temporal similarity and inverse dynamics for action contrast"
+        cells.append(_replaced(name, action_contrast=0.0, **VARIANCE_COVARIANCE))
     return cells
+
+
+def _replaced(name: str, **weights: float) -> Ablation:
+    return Ablation(name, tuple(f"objective.weights.{term}={weight}" for term, weight in weights.items()))
 
 
 def data_size(recipe: Recipe) -> list[Ablation]:

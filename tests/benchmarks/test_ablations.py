@@ -7,7 +7,7 @@ import pytest
 from benchmarks.ablations import ABLATIONS
 from benchmarks.ablations.axes import data_quality, data_size, door, terms, trajectory_length
 from benchmarks.arguments import build_parser
-from benchmarks.catalogue import resolve
+from benchmarks.catalogue import VARIANCE_COVARIANCE, resolve
 from benchmarks.cli import main
 from benchmarks.collecting import make_data_policy
 from benchmarks.recipes import override
@@ -33,6 +33,14 @@ def test_each_term_is_left_out_once_and_the_rest_stays():
         assert len(off) == 1
     weights = override(recipe, cells[-1].settings).objective.weights
     assert weights["variance"] == weights["covariance"] == 0 < weights["sigreg"]
+
+
+def test_action_contrast_is_also_replaced_by_the_terms_of_pldm():
+    recipe = resolve("two-rooms-small")
+    last = terms(recipe)[-1]
+    assert last.name == "temporal similarity and inverse dynamics for action contrast"
+    weights = override(recipe, last.settings).objective.weights
+    assert {name: weight for name, weight in weights.items() if weight} == VARIANCE_COVARIANCE
 
 
 @pytest.mark.parametrize("recipe", ["two-rooms", "two-rooms-small", "moving-dot"])
