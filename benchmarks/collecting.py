@@ -59,6 +59,7 @@ NATIVE_POLICY = {
     "worldmodel/CartPole-v0": "correlated",
     "worldmodel/MovingDot-v0": "directed",
     "worldmodel/PointMaze-v0": "correlated",
+    "worldmodel/PushT-v0": "correlated",
     "worldmodel/Reacher-v0": "correlated",
     "worldmodel/TwoRooms-v0": "heading",
 }

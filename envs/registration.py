@@ -23,6 +23,7 @@ _SIMULATORS = {
     "worldmodel/CartPole-v0": "envs.mujoco.cart_pole:CartPole",
     "worldmodel/MovingDot-v0": "envs.moving_dot:MovingDot",
     "worldmodel/PointMaze-v0": "envs.mujoco.point_maze:PointMaze",
+    "worldmodel/PushT-v0": "envs.mujoco.push_t:PushT",
     "worldmodel/Reacher-v0": "envs.mujoco.reacher:Reacher",
     "worldmodel/TwoRooms-v0": "envs.two_rooms:TwoRooms",
 }

@@ -188,11 +188,6 @@ class CartPole(MujocoTask):
         place, tilt = (position - goal).unbind(-1)
         return place, torch.remainder(tilt + math.pi, 2.0 * math.pi) - math.pi
 
-    def _uniform(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Draw from [-1, 1)."""
-        drawn = torch.rand(shape, generator=generator, device=generator.device)
-        return 2.0 * drawn.to(self.device) - 1.0
-
 
 def _balance_gain() -> np.ndarray:
     """Return the gain ``(1, 4)`` of the linear-quadratic regulator around upright, on place, tilt, speed, spin."""

@@ -160,8 +160,7 @@ class Reacher(MujocoTask):
         return torch.zeros_like(state["seed"])
 
     def _draw_angles(self, num: int, generator: torch.Generator) -> Tensor:
-        uniform = torch.rand((num, 2), generator=generator, device=generator.device).to(self.device)
-        return (2.0 * uniform - 1.0) * (LIMIT - MARGIN)
+        return self._uniform((num, 2), generator) * (LIMIT - MARGIN)
 
     def _error(self, position: Tensor, goal: Tensor) -> Tensor:
         """Return what has to be below ``success_radius``, ``(B,)``."""

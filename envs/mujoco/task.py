@@ -214,6 +214,11 @@ class MujocoTask:
             "step": torch.zeros(num, dtype=torch.int64, device=self.device),
         }
 
+    def _uniform(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Draw from [-1, 1)."""
+        drawn = torch.rand(shape, generator=generator, device=generator.device)
+        return 2.0 * drawn.to(self.device) - 1.0
+
     def _at_rest(self, state: State, position: Tensor) -> State:
         return {**state, "position": position, "velocity": position.new_zeros(len(position), self.model.nv)}
 

@@ -143,7 +143,8 @@ def test_envs_are_listed(capsys):
     assert main(["envs", "list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert set(listed) == {
-        f"worldmodel/{name}-v0" for name in ("CartPole", "MovingDot", "PointMaze", "Reacher", "TwoRooms")
+        f"worldmodel/{name}-v0"
+        for name in ("CartPole", "MovingDot", "PointMaze", "PushT", "Reacher", "TwoRooms")
     }
     assert "door_y" in listed["worldmodel/TwoRooms-v0"]["variation"]
 

@@ -7,6 +7,7 @@ import torch
 
 from envs.mujoco.cart_pole import CartPole
 from envs.mujoco.point_maze import PointMaze
+from envs.mujoco.push_t import PushT
 from envs.mujoco.reacher import Reacher
 from envs.state import index_state, repeat_state
 from tests.envs.mujoco.worlds import compiled, generator, varied
@@ -16,6 +17,7 @@ TASKS = {
     "maze with forces": lambda **kwargs: PointMaze(actuation="force", size=5, **kwargs),
     "reacher": Reacher,
     "cart-pole": CartPole,
+    "push-t": PushT,
 }
 
 

@@ -1,0 +1,271 @@
+"""Push-T: a disc that pushes a T-shaped block to a pose shown as a picture, by MuJoCo.
+
+The task of Diffusion Policy (arXiv 2303.04137) and DINO-WM (arXiv 2411.04983) on a model of our own: the block has two
+slides and a hinge with dry friction, so that it stays where it is left, and the pusher is a sphere, whose contacts do not
+depend on the version of MuJoCo as those of cylinders do. The arena of 512 pixels there is 2 wide here, y downwards.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from envs.mujoco.renderer import camera_xml
+from envs.mujoco.task import Factor, MujocoTask
+from envs.simulator import clip_norm
+from envs.state import State, num_worlds
+from envs.suggestions import check_choice, check_positive, check_whole
+from envs.variation import Variation, resolve_variation
+
+PIXEL = 1.0 / 256.0  # of the original arena
+BAR = (60 * PIXEL, 15 * PIXEL)  # half sizes of the T's bar
+STEM = (15 * PIXEL, 45 * PIXEL)  # and of its stem
+CENTRE = (3600 * 15 + 2700 * 75) / 6300 * PIXEL  # of mass, below the bar's upper edge
+RADIUS = 15 * PIXEL  # of the pusher
+TIMESTEP, NUM_SUBSTEPS = 0.01, 10  # [s]
+SPEED, KV = 1.0, 50.0  # of the pusher at full action [1/s]; its actuators' gain [kg/s]
+PUSHER_RANGE, BLOCK_RANGE, BLOCK_START = 1.0 - RADIUS, 0.75, 0.5  # from the middle
+SHIFT, TURN = 0.4, math.pi / 3  # a goal is at most this far from where the block begins
+ANGLE = math.pi / 9  # tolerated
+TRIES = 64  # draws per world, of which the first valid one is taken
+CLEARANCE = 0.06  # between pusher and block at the start
+CRITERIA = ("block", "both")
+
+
+class PushT(MujocoTask):
+    """Simulator of Push-T; see :class:`envs.simulator.Simulator` for the contract.
+
+    Actions are the pusher's velocity ``(2,)`` in [-1, 1] of 1 per second. ``position (B, 5)`` is the pusher's place, the
+    block's place and its angle [rad], which is not wrapped.
+
+    Args:
+        criterion: what has to be where the goal has it: the "block", or "both", pusher and block.
+        success_radius: how far a place may be from the goal's; the block's angle may be 20 degrees off.
+        image_size: pixels per side.
+        render_backend: who draws ``pixels``: "raster", batched, or "mujoco", which needs an OpenGL context.
+        max_steps: episode length of the Gymnasium environments.
+        device: where states live. Physics runs on the CPU.
+    """
+
+    env_id = "worldmodel/PushT-v0"
+    proprio_dim = 4
+    colours = {  # noqa: RUF012
+        "background_color": (245, 243, 238),
+        "block_color": (38, 50, 72),
+        "pusher_color": (214, 40, 40),
+    }
+    physical = {  # noqa: RUF012
+        "gain": Factor(0.5, 1.5, ("actuator_gainprm",)),
+        "friction": Factor(0.25, 4.0, ("dof_frictionloss",)),
+        "mass": Factor(0.25, 4.0, ("body_mass", "body_inertia")),
+    }
+
+    def __init__(
+        self,
+        *,
+        criterion: str = "block",
+        success_radius: float = 20 * PIXEL,
+        image_size: int = 64,
+        render_backend: str = "raster",
+        max_steps: int = 60,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        check_choice("criterion", criterion, CRITERIA)
+        self.criterion, self.success_radius = criterion, float(success_radius)
+        self.max_steps = int(max_steps)
+        check_positive("success_radius", self.success_radius)
+        check_whole("max_steps", self.max_steps, at_least=1)
+        super().__init__(
+            _model_xml(),
+            num_substeps=NUM_SUBSTEPS,
+            half_width=1.0,
+            layers={
+                "background_color": ["background"],
+                "block_color": ["bar", "stem"],
+                "pusher_color": ["pusher"],
+            },
+            image_size=image_size,
+            render_backend=render_backend,
+            device=device,
+        )
+        self.proprio_high = torch.tensor([1.1, 1.1, 4 * SPEED, 4 * SPEED], device=self.device)
+        self.proprio_low = -self.proprio_high
+
+    def initial(
+        self,
+        num_envs: int,
+        generator: torch.Generator,
+        variation: Variation | None = None,
+        *,
+        split: str = "train",
+    ) -> State:
+        """Draw B worlds at rest: the block anywhere near the middle, the pusher beside it; splits differ in their draws.
+
+        Raises:
+            ValueError: unknown split or factor, or a value outside ``variation_space``.
+        """
+        check_choice("split", split, ("train", "eval"))
+        given = resolve_variation(self.variation_space, variation, num_envs, self.device)
+        uniform = self._uniform((num_envs, 3), generator)
+        block = uniform * torch.tensor([BLOCK_START, BLOCK_START, math.pi], device=self.device)
+        start = self._at_rest({}, torch.cat([self._draw_pusher(block, generator), block], 1))
+        return {**start, **self._default_factors(num_envs), **given, **self._clock(num_envs, generator)}
+
+    def proprio(self, state: State) -> Tensor:
+        """Return place and velocity of the pusher, ``(B, 4)``; the block is seen only."""
+        return torch.cat([state["position"][:, :2], state["velocity"][:, :2]], 1)
+
+    def goal(self, state: State, generator: torch.Generator) -> State:
+        """Draw a pose of the block per world, at most .4 and 60 degrees from where it is, that is not solved.
+
+        Raises:
+            ValueError: none of the candidates is valid (``success_radius`` covers nearly everything).
+        """
+        num = num_worlds(state)
+        uniform = self._uniform((num, TRIES, 3), generator)
+        block = state["position"][:, None, 2:] + uniform * torch.tensor(
+            [SHIFT, SHIFT, TURN], device=self.device
+        )
+        is_inside = (block[..., :2].abs() <= BLOCK_START).all(-1)
+        is_valid = is_inside & ~self._is_near(state["position"][:, None, 2:], block)
+        if not bool(is_valid.any(1).all()):
+            raise ValueError(f"a goal must exist outside success_radius, got none for {self.success_radius}")
+        chosen = block[torch.arange(num, device=self.device), is_valid.to(torch.int8).argmax(1)]
+        return self._at_rest(state, torch.cat([self._draw_pusher(chosen, generator), chosen], 1))
+
+    def goal_at(self, state: State, position: Tensor) -> State:
+        """Return goals at ``position``, ``(B, 5)`` or ``(5,)``: places of pusher and block, and its angle [rad].
+
+        Raises:
+            ValueError: another shape, or a place outside the arena.
+        """
+        num = num_worlds(state)
+        position = torch.as_tensor(position, dtype=torch.float32, device=self.device)
+        if position.shape not in ((5,), (num, 5)):
+            raise ValueError(f"a goal must have shape (5,) or {(num, 5)}, got {tuple(position.shape)}")
+        position = position.expand(num, 5).clone()
+        is_free = torch.isfinite(position).all(-1)
+        is_free &= (position[:, :2].abs() <= PUSHER_RANGE).all(-1) & (
+            position[:, 2:4].abs() <= BLOCK_RANGE
+        ).all(-1)
+        if not bool(is_free.all()):
+            raise ValueError(
+                f"a goal's pusher must lie within {PUSHER_RANGE:.3f} and its block within {BLOCK_RANGE} of the middle, "
+                f"got {position[~is_free][0].tolist()}"
+            )
+        return self._at_rest(state, position)
+
+    def success(self, state: State, goal: State) -> Tensor:
+        """Return bool ``(B,)``: the block, and for "both" the pusher, is where the goal has it."""
+        is_near = self._is_near(state["position"][:, 2:], goal["position"][:, 2:])
+        if self.criterion == "block":
+            return is_near
+        return is_near & ((state["position"] - goal["position"])[:, :2].norm(dim=-1) < self.success_radius)
+
+    def distance(self, state: State, goal: State) -> Tensor:
+        """Return ``(B,)``: how far the block's corners have to move, as a root mean square, and a tenth of the way to it.
+
+        The second part, from the pusher to the block, is what a planner needs to come near it at all.
+        """
+        corners = [self._corners(each["position"][:, 2:]) for each in (state, goal)]  # (B, 8, 2)
+        moved = (corners[0] - corners[1]).square().sum(-1).mean(-1).sqrt()
+        away = (state["position"][:, :2] - state["position"][:, 2:4]).norm(dim=-1)
+        return moved + 0.1 * (away - BAR[1] - RADIUS).clamp_min(0.0)
+
+    def expert(self, state: State, goal: State) -> Tensor:
+        """Return the velocity ``(B, 2)`` towards the side of the block that is opposite to where it should go, then on.
+
+        A plain rule that pushes and seldom turns: it is no upper reference, which is the planner on the true simulator.
+        """
+        pusher, block = state["position"][:, :2], state["position"][:, 2:4]
+        ahead = goal["position"][:, 2:4] - block
+        way = ahead / ahead.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+        behind = block - (BAR[0] + 1.5 * RADIUS) * way
+        offset = pusher - block
+        along = (offset * way).sum(-1, keepdim=True)
+        side = offset - along * way
+        sideways = side / side.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+        around = block + (BAR[0] + 2 * RADIUS) * sideways - BAR[0] * way
+        is_behind = (along < -BAR[1]) & (side.norm(dim=-1, keepdim=True) < RADIUS)
+        is_beside = along > -BAR[1]
+        target = torch.where(is_behind, pusher + way, torch.where(is_beside, around, behind))
+        speed = torch.where(is_behind[:, 0], ahead.norm(dim=-1) * 5.0, torch.ones_like(ahead[:, 0])).clamp(
+            max=1.0
+        )
+        return clip_norm(10.0 * (target - pusher), 1.0) * speed[:, None]
+
+    def layout_id(self, state: State) -> Tensor:
+        """Return int64 zeros ``(B,)``: the world has one layout."""
+        return torch.zeros_like(state["seed"])
+
+    def clearance(self, pusher: Tensor, block: Tensor) -> Tensor:
+        """Return the gap ``(...)`` between pushers at ``(..., 2)`` and blocks of pose ``(..., 3)``; negative inside."""
+        angle = block[..., 2]
+        offset = pusher - block[..., :2]
+        x = angle.cos() * offset[..., 0] + angle.sin() * offset[..., 1]
+        y = angle.cos() * offset[..., 1] - angle.sin() * offset[..., 0]
+        gaps = []
+        for (half_x, half_y), centre in ((BAR, BAR[1] - CENTRE), (STEM, 2 * BAR[1] + STEM[1] - CENTRE)):
+            across, down = x.abs() - half_x, (y - centre).abs() - half_y
+            outside = (across.clamp_min(0).square() + down.clamp_min(0).square()).sqrt()
+            gaps.append(outside + torch.maximum(across, down).clamp_max(0))
+        return torch.minimum(*gaps) - RADIUS
+
+    def _draw_pusher(self, block: Tensor, generator: torch.Generator) -> Tensor:
+        """Return places ``(B, 2)`` beside blocks ``(B, 3)``."""
+        place = PUSHER_RANGE * self._uniform((len(block), TRIES, 2), generator)
+        is_free = self.clearance(place, block[:, None]) > CLEARANCE
+        assert bool(is_free.any(1).all())
+        return place[torch.arange(len(block), device=self.device), is_free.to(torch.int8).argmax(1)]
+
+    def _is_near(self, block: Tensor, goal: Tensor) -> Tensor:
+        moved = (block - goal)[..., :2].norm(dim=-1)
+        turned = torch.remainder((block - goal)[..., 2] + math.pi, 2 * math.pi) - math.pi
+        return (moved < self.success_radius) & (turned.abs() < ANGLE)
+
+    def _corners(self, block: Tensor) -> Tensor:
+        """Return the corners ``(B, 8, 2)`` of bar and stem of blocks ``(B, 3)``."""
+        signs = torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]], device=self.device)
+        bar = signs * torch.tensor(BAR, device=self.device) + torch.tensor(
+            [0, BAR[1] - CENTRE], device=self.device
+        )
+        stem = signs * torch.tensor(STEM, device=self.device)
+        stem = stem + torch.tensor([0, 2 * BAR[1] + STEM[1] - CENTRE], device=self.device)
+        x, y = torch.cat([bar, stem]).unbind(-1)
+        cos, sin = block[:, 2:].cos(), block[:, 2:].sin()  # (B, 1)
+        return torch.stack([cos * x - sin * y, sin * x + cos * y], -1) + block[:, None, :2]
+
+
+def _model_xml() -> str:
+    bar, stem = BAR[1] - CENTRE, 2 * BAR[1] + STEM[1] - CENTRE
+    slides = {
+        name: "".join(
+            f'<joint name="{name}_{axis}" type="slide" axis="{direction}" range="-{limit} {limit}" {rest}/>'
+            for axis, direction in (("x", "1 0 0"), ("y", "0 1 0"))
+        )
+        for name, limit, rest in (
+            ("pusher", PUSHER_RANGE, ""),
+            ("block", BLOCK_RANGE, 'frictionloss="1" damping="1"'),
+        )
+    }
+    actuators = "".join(
+        f'<general joint="pusher_{axis}" ctrlrange="-1 1" biastype="affine" gainprm="{KV * SPEED}" biasprm="0 0 -{KV}"/>'
+        for axis in ("x", "y")
+    )
+    return f"""<mujoco model="push t">
+<option timestep="{TIMESTEP}" integrator="implicitfast" jacobian="dense" gravity="0 0 0"/>
+<visual><headlight ambient="1 1 1" diffuse="0 0 0" specular="0 0 0"/></visual>
+<default><geom friction=".3"/></default>
+<worldbody>
+{camera_xml(1.0)}
+<geom name="background" type="box" pos="0 0 5" size="4 4 .1" contype="0" conaffinity="0"/>
+<body name="pusher">{slides["pusher"]}<geom name="pusher" type="sphere" size="{RADIUS}" mass=".2"/></body>
+<body name="block">{slides["block"]}<joint name="block_turn" type="hinge" axis="0 0 1" frictionloss=".1" damping=".1"/>
+  <geom name="bar" type="box" pos="0 {bar} 0" size="{BAR[0]} {BAR[1]} .05" mass=".3"/>
+  <geom name="stem" type="box" pos="0 {stem} 0" size="{STEM[0]} {STEM[1]} .05" mass=".225"/>
+</body>
+</worldbody>
+<actuator>{actuators}</actuator>
+</mujoco>"""

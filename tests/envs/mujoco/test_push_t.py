@@ -1,0 +1,119 @@
+"""Push-T: the block rests, moves when it is pushed, and counts as placed by place and angle."""
+
+import math
+
+import mujoco
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.evaluation import draw_tasks, run_episodes
+from benchmarks.recipes import EvaluationRecipe, PlannerRecipe
+from benchmarks.references import OracleActor
+from envs.mujoco.push_t import ANGLE, PushT
+from tests.envs.mujoco.worlds import generator
+
+
+def test_the_block_stays_where_it_is_left():
+    sim = PushT()
+    state = sim.initial(50, generator())
+    moving = {**state, "velocity": torch.full((50, 5), 0.3)}
+    for _ in range(5):
+        moving = sim.transition(moving, torch.zeros((50, 2)))
+    later = sim.transition(moving, torch.zeros((50, 2)))
+    torch.testing.assert_close(later["position"][:, 2:], moving["position"][:, 2:], atol=1e-6, rtol=0)
+    assert (
+        float((moving["position"] - state["position"])[:, 2:4].norm(dim=-1).max()) < 0.1
+    )  # friction stops it
+
+
+def test_a_push_through_the_centre_moves_the_block_and_one_at_an_end_turns_it():
+    sim = PushT()
+    start = sim.goal_at(sim.initial(2, generator()), torch.tensor([0.0, -0.6, 0.0, 0.0, 0.0]))
+    start["position"][1, 0] = 0.2
+    state = start
+    for _ in range(9):
+        state = sim.transition(state, torch.tensor([0.0, 1.0]).expand(2, 2))
+    moved = state["position"] - start["position"]
+    assert moved[0, 3] > 0.1
+    assert moved[0, 4].abs() < 0.05
+    assert moved[1, 4] > 0.5
+
+
+def test_the_clearance_is_mujoco_s_distance_between_geoms():
+    sim = PushT()
+    state = sim.initial(100, generator())
+    ours = sim.clearance(state["position"][:, :2], state["position"][:, 2:])
+    assert ours.min() > 0
+    ids = [sim.model.geom(name).id for name in ("bar", "stem", "pusher")]
+    for world in range(100):
+        data = mujoco.MjData(sim.model)
+        data.qpos[:] = state["position"][world]
+        mujoco.mj_forward(sim.model, data)
+        gaps = [mujoco.mj_geomDistance(sim.model, data, geom, ids[2], 10.0, np.zeros(6)) for geom in ids[:2]]
+        assert float(ours[world]) == pytest.approx(min(gaps), abs=1e-5)
+
+
+def test_the_pusher_never_sinks_into_the_block():
+    sim = PushT()
+    state, random = sim.initial(200, generator()), generator(2)
+    pushed = torch.zeros(200, dtype=torch.bool)
+    for _ in range(40):
+        ahead = (
+            state["position"][:, 2:4]
+            - state["position"][:, :2]
+            + 0.1 * torch.randn((200, 2), generator=random)
+        )
+        after = sim.transition(state, ahead.sign())
+        pushed |= (after["position"] - state["position"])[:, 2:4].norm(dim=-1) > 1e-3
+        state = after
+        assert (
+            sim.clearance(state["position"][:, :2], state["position"][:, 2:]).min() > -0.03
+        )  # half of its radius
+    assert pushed.float().mean() > 0.9
+
+
+def test_success_is_the_block_s_place_and_angle_and_for_both_the_pusher_s():
+    block, both = PushT(), PushT(criterion="both")
+    start = block.initial(1, generator())
+    goal = block.goal_at(start, torch.tensor([0.6, 0.6, 0.1, -0.2, 0.3]))
+
+    def at(*position):
+        return block.goal_at(start, torch.tensor(position))
+
+    assert block.success(at(-0.6, 0.6, 0.1, -0.2, 0.3 + 2 * math.pi), goal).item()
+    assert block.success(at(-0.6, 0.6, 0.15, -0.2, 0.3 - 0.9 * ANGLE), goal).item()
+    assert not block.success(at(0.6, 0.6, 0.1, -0.2, 0.3 + 1.1 * ANGLE), goal).item()
+    assert not block.success(at(0.6, 0.6, 0.2, -0.2, 0.3), goal).item()
+    assert not both.success(at(-0.6, 0.6, 0.1, -0.2, 0.3), goal).item()
+    assert both.success(at(0.65, 0.6, 0.1, -0.2, 0.3), goal).item()
+    with pytest.raises(ValueError, match="a goal must have shape"):
+        block.goal_at(start, torch.zeros(2))
+    with pytest.raises(ValueError, match=r"its block within 0\.75 of the middle"):
+        block.goal_at(start, torch.tensor([0.0, 0.0, 0.9, 0.0, 0.0]))
+
+
+def test_distance_is_the_root_mean_square_way_of_the_corners():
+    sim = PushT()
+    start = sim.initial(1, generator())
+    state = sim.goal_at(start, torch.tensor([0.1, 0.0, 0.1, 0.0, 0.0]))
+    shifted = sim.goal_at(start, torch.tensor([0.1, 0.0, 0.1, 0.3, 0.0]))
+    assert float(sim.distance(state, shifted)) == pytest.approx(0.3, abs=1e-6)
+    centres, rotations = sim.poses(state)
+    stem = sim.model.geom("stem").id
+    corner = (
+        centres[0, stem, :2]
+        + rotations[0, stem, :2, :2] @ torch.tensor(sim.model.geom_size[stem, :2]).float()
+    )
+    corners = sim._corners(state["position"][:, 2:])[0]
+    assert float((corners - corner).norm(dim=-1).min()) < 1e-6
+
+
+@pytest.mark.slow
+def test_the_planner_on_the_true_simulator_places_the_block():
+    sim = PushT()
+    tasks = draw_tasks(sim, EvaluationRecipe(num_tasks=6, num_steps=60))
+    args = {"num_samples": 64, "num_iters": 3, "num_elites": 8, "min_std": 0.1}
+    planner = PlannerRecipe(args=args, horizon=12, action_repeat=3, execute=3, init_std=1.0)
+    episodes = run_episodes(sim, OracleActor(sim, planner, seed=0), tasks)
+    assert episodes.reached.any(1).float().mean() >= 4 / 6
