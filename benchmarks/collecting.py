@@ -14,6 +14,7 @@ import torch
 from benchmarks.recipes import CollectConfig, like
 from benchmarks.seeding import derive_seed, make_generator
 from envs.collect import collect
+from envs.mujoco.push_policy import BlockWaypoints
 from envs.policies import (
     CorrelatedNoise,
     DirectedWalk,
@@ -51,15 +52,16 @@ POLICIES: dict[str, Callable[..., Any]] = {
     "expert": Expert,
     "directed": DirectedWalk,
     "correlated": CorrelatedNoise,
+    "block_waypoints": BlockWaypoints,
     "waypoints": RandomWaypoints,
     "heading_one_room": _in_one_room(HeadingRandomWalk),
     "waypoints_one_room": _in_one_room(RandomWaypoints),
 }
 NATIVE_POLICY = {
-    "worldmodel/CartPole-v0": "correlated",
+    "worldmodel/CartPole-v0": "0.5*correlated+0.5*expert",
     "worldmodel/MovingDot-v0": "directed",
     "worldmodel/PointMaze-v0": "correlated",
-    "worldmodel/PushT-v0": "correlated",
+    "worldmodel/PushT-v0": "0.8*block_waypoints+0.2*correlated",
     "worldmodel/Reacher-v0": "correlated",
     "worldmodel/TwoRooms-v0": "heading",
 }

@@ -10,7 +10,11 @@ import torch
 from benchmarks.evaluation import draw_tasks, run_episodes
 from benchmarks.recipes import EvaluationRecipe, PlannerRecipe
 from benchmarks.references import OracleActor
+from envs.collect import collect
+from envs.mujoco.push_policy import BlockWaypoints
 from envs.mujoco.push_t import ANGLE, PushT
+from envs.mujoco.reacher import Reacher
+from envs.policies import UniformRandom
 from tests.envs.mujoco.worlds import generator
 
 
@@ -107,6 +111,18 @@ def test_distance_is_the_root_mean_square_way_of_the_corners():
     )
     corners = sim._corners(state["position"][:, 2:])[0]
     assert float((corners - corner).norm(dim=-1).min()) < 1e-6
+
+
+def test_waypoints_in_the_block_s_frame_move_the_block_and_independent_noise_hardly_does():
+    sim, share = PushT(), {}
+    for name, policy in {"waypoints": BlockWaypoints(), "noise": UniformRandom()}.items():
+        states = collect(sim, policy, 100, 60, generator(), keys=("state",))["state"]
+        block = states[..., 2:4]
+        share[name] = float(((block[:, 1:] - block[:, :-1]).norm(dim=-1) > 1e-3).float().mean())
+    assert share["waypoints"] > 0.4
+    assert share["noise"] < 0.1
+    with pytest.raises(ValueError, match="BlockWaypoints must be used in Push-T, got worldmodel/Reacher-v0"):
+        collect(Reacher(), BlockWaypoints(), 2, 2, generator())
 
 
 @pytest.mark.slow
