@@ -1,12 +1,21 @@
-"""The command line's grammar: one-line errors that name the nearest known flag, and the flags that verbs share."""
+"""The command line's verbs and their flags."""
 
 from __future__ import annotations
 
-import argparse
-import difflib
-import json
-from collections.abc import Sequence
-from typing import Any, NoReturn, TypeAlias
+from benchmarks.bench_arguments import add_bench
+from benchmarks.flags import (
+    RECIPE_NAMES,
+    Parser,
+    Verbs,
+    add_common,
+    add_json,
+    add_objective,
+    add_planner,
+    add_preset,
+    add_recipe_settings,
+    positive_int,
+    seed_int,
+)
 
 DESCRIPTION = "Train JEPA world models on trajectories, plan with them, and see what they know."
 EPILOG = """\
@@ -15,100 +24,7 @@ flags of a verb:           worldmodel VERB --help
 errors with a traceback:   WORLDMODEL_TRACEBACK=1 worldmodel VERB ...
 """
 
-
-Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 POLICIES = ("imagination", "dagger", "inverse")  # of benchmarks.policy_checkpoint, which is slow to import
-RECIPE_NAMES = "two-rooms, two-rooms-small, two-rooms-full, point-maze-small, moving-dot or slow-features"
-
-
-class UsageError(ValueError):
-    """The command line was used in a way that it does not have."""
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, with the nearest known flag or word."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        kwargs.setdefault("allow_abbrev", False)
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(*args, **kwargs)
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]  # noqa: ANN401
-        """Parse, and refuse what is left over by naming the nearest known flag."""
-        found, rest = self.parse_known_args(args, namespace)
-        if rest:
-            leaf = self._leaf(found)
-            raise UsageError(_unknown_argument(rest[0], leaf))
-        return found
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage and leaving."""
-        raise UsageError(_with_hint(message))
-
-    def _leaf(self, found: argparse.Namespace) -> argparse.ArgumentParser:
-        """Return the parser of the verb that was called."""
-        parser: argparse.ArgumentParser = self
-        for name in ("verb", "subverb"):
-            chosen = getattr(found, name, None)
-            for action in parser._actions:
-                if isinstance(action, argparse._SubParsersAction) and chosen in action.choices:
-                    parser = action.choices[chosen]
-                    break
-        return parser
-
-
-def _unknown_argument(argument: str, parser: argparse.ArgumentParser) -> str:
-    flag = argument.split("=", 1)[0]
-    known = [option for action in parser._actions for option in action.option_strings]
-    near = difflib.get_close_matches(flag, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near and flag.startswith("-") else f"; see {parser.prog} --help"
-    return f"{parser.prog} has no argument {argument!r}{hint}"
-
-
-def _with_hint(message: str) -> str:
-    """Add the nearest known word to argparse's "invalid choice: 'x' (choose from ...)"."""
-    if "invalid choice" not in message:
-        return message
-    given = message.split("invalid choice: ", 1)[1].split("'")[1]
-    choices = message.split("choose from", 1)[-1].strip(" )").replace("'", "").split(", ")
-    near = difflib.get_close_matches(given, choices, n=1, cutoff=0.4)
-    return f"{message}; did you mean {near[0]}?" if near else message
-
-
-def positive_int(text: str) -> int:
-    """Read a whole number of at least 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be >= 1, got {value}")
-    return value
-
-
-def seed_int(text: str) -> int:
-    """Read a seed: a whole number of at least 0."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be >= 0, got {value}")
-    return value
-
-
-def key_values(pairs: Sequence[str] | None) -> dict[str, Any]:
-    """Read ``["a=1", "b=text"]`` as ``{"a": 1, "b": "text"}``; values are JSON where they are JSON."""
-    result = {}
-    for pair in pairs or []:
-        key, separator, text = pair.partition("=")
-        if not separator:
-            raise UsageError(f"settings must be KEY=VALUE, got {pair!r}")
-        try:
-            result[key.strip()] = json.loads(text)
-        except json.JSONDecodeError:
-            result[key.strip()] = {"True": True, "False": False}.get(text, text)
-    return result
 
 
 def build_parser() -> Parser:
@@ -130,7 +46,7 @@ def build_parser() -> Parser:
         _add_data,
         _add_envs,
         _add_objectives,
-        _add_bench,
+        add_bench,
     ):
         add_verb(verbs)
     return parser
@@ -143,9 +59,9 @@ def _add_quickstart(verbs: Verbs) -> None:
         help="from nothing to a report: collect, train, plan, react, evaluate",
         description="Two Rooms from an empty disk to a plan.",
     )
-    _common(quickstart, out="runs/quickstart-seed<SEED>", seed="of everything")
-    _preset(quickstart)
-    _recipe_settings(quickstart)
+    add_common(quickstart, out="runs/quickstart-seed<SEED>", seed="of everything")
+    add_preset(quickstart)
+    add_recipe_settings(quickstart)
 
 
 def _add_run(verbs: Verbs) -> None:
@@ -161,10 +77,10 @@ def _add_run(verbs: Verbs) -> None:
         choices=("small", "full"),
         help="two-rooms with a new layout per episode: small for a CPU, full for a GPU",
     )
-    _objective(run)
-    _common(run, out="runs/<RECIPE>-seed<SEED>", seed="of everything")
-    _preset(run)
-    _recipe_settings(run)
+    add_objective(run)
+    add_common(run, out="runs/<RECIPE>-seed<SEED>", seed="of everything")
+    add_preset(run)
+    add_recipe_settings(run)
 
 
 def _add_collect(verbs: Verbs) -> None:
@@ -193,7 +109,7 @@ def _add_collect(verbs: Verbs) -> None:
     collect.add_argument(
         "--states-only", action="store_true", help="store states; frames are rendered in the batch"
     )
-    _common(collect, out="required", seed="of the trajectories")
+    add_common(collect, out="required", seed="of the trajectories")
 
 
 def _add_train(verbs: Verbs) -> None:
@@ -206,10 +122,10 @@ def _add_train(verbs: Verbs) -> None:
     train.add_argument("recipe", metavar="RECIPE", help=RECIPE_NAMES)
     train.add_argument("--data", required=True, metavar="STORE", help="store to train on")
     train.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
-    _objective(train)
-    _common(train, out="required", seed="of weights and batches")
-    _preset(train)
-    _recipe_settings(train)
+    add_objective(train)
+    add_common(train, out="required", seed="of weights and batches")
+    add_preset(train)
+    add_recipe_settings(train)
 
 
 def _add_evaluate(verbs: Verbs) -> None:
@@ -233,13 +149,7 @@ def _add_evaluate(verbs: Verbs) -> None:
         default="imagination",
         help="which of the run's policies: its own (imagination, the default) or a distilled one",
     )
-    evaluate.add_argument("--planner", help="cem, icem, mppi, gradient, cem_gradient or random_shooting")
-    evaluate.add_argument(
-        "--planner-args",
-        nargs="+",
-        metavar="KEY=VALUE",
-        help="e.g. num_samples=128 horizon=16 cost=summed_distance",
-    )
+    add_planner(evaluate)
     evaluate.add_argument("--task-seed", type=seed_int, help="seed of the tasks (default: the recipe's)")
     evaluate.add_argument(
         "--variation",
@@ -250,7 +160,7 @@ def _add_evaluate(verbs: Verbs) -> None:
     evaluate.add_argument(
         "--no-references", action="store_true", help="leave out zero, random, expert, oracle"
     )
-    _common(evaluate, out="RUN", seed="of the agent's samples (default: the run's)", seed_default=None)
+    add_common(evaluate, out="RUN", seed="of the agent's samples (default: the run's)", seed_default=None)
 
 
 def _add_distill(verbs: Verbs) -> None:
@@ -281,7 +191,7 @@ def _add_distill(verbs: Verbs) -> None:
     distill.add_argument("--seed", type=seed_int, help="of worlds, weights and batches (default: the run's)")
     distill.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")
     distill.add_argument("--threads", type=positive_int, help="CPU threads (default: torch's)")
-    _json(distill)
+    add_json(distill)
 
 
 def _add_diagnose(verbs: Verbs) -> None:
@@ -296,7 +206,7 @@ def _add_diagnose(verbs: Verbs) -> None:
     diagnose.add_argument("--seed", type=seed_int, default=0, help="seed of the windows (default 0)")
     diagnose.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")
     diagnose.add_argument("--threads", type=positive_int, help="CPU threads (default: torch's)")
-    _json(diagnose)
+    add_json(diagnose)
 
 
 def _add_probe(verbs: Verbs) -> None:
@@ -340,7 +250,7 @@ def _add_probe(verbs: Verbs) -> None:
         metavar="N",
         help="training of the supervised line; 0 leaves it out (default 300)",
     )
-    _common(probe, out="RUN", seed="of trajectories, weights and batches")
+    add_common(probe, out="RUN", seed="of trajectories, weights and batches")
 
 
 def _add_report(verbs: Verbs) -> None:
@@ -348,7 +258,7 @@ def _add_report(verbs: Verbs) -> None:
     report = verbs.add_parser("report", help="one HTML page of a run, or of a folder of ablations")
     report.add_argument("run", metavar="RUN", help="folder of a run, or of `bench ablations`")
     report.add_argument("--gif", action="store_true", help="also write media/episodes.gif")
-    _json(report)
+    add_json(report)
 
 
 def _add_data(verbs: Verbs) -> None:
@@ -363,7 +273,7 @@ def _add_data(verbs: Verbs) -> None:
     ):
         sub = data.add_parser(name, help=text, description=text)
         sub.add_argument("store", metavar="STORE")
-        _json(sub)
+        add_json(sub)
 
 
 def _add_envs(verbs: Verbs) -> None:
@@ -371,132 +281,9 @@ def _add_envs(verbs: Verbs) -> None:
     envs = verbs.add_parser("envs", help="the environments").add_subparsers(
         dest="subverb", metavar="list", required=True, parser_class=Parser
     )
-    _json(envs.add_parser("list", help="the registered environments"))
+    add_json(envs.add_parser("list", help="the registered environments"))
 
 
 def _add_objectives(verbs: Verbs) -> None:
     """Look at the objectives."""
-    _json(verbs.add_parser("objectives", help="the training objectives by name, for --objective"))
-
-
-def _add_bench(verbs: Verbs) -> None:
-    """Benchmarks."""
-    bench = verbs.add_parser(
-        "bench",
-        help="the slow-feature benchmark; studies of a run (planners, policies, generalisation); speed",
-    ).add_subparsers(dest="subverb", metavar="NAME", required=True, parser_class=Parser)
-    slow = bench.add_parser(
-        "slow-features",
-        help="objectives against fixed, changing and rolling distractors",
-        description="Train every objective under every distractor; goes on where a killed call stopped.",
-    )
-    slow.add_argument(
-        "--size",
-        default="small",
-        choices=("smoke", "small", "full"),
-        help="smoke: seconds; small: two CPU cores (default); full: the paper's size, a GPU",
-    )
-    slow.add_argument(
-        "--seeds", type=seed_int, nargs="+", default=[0, 1, 2], help="training seeds (default 0 1 2)"
-    )
-    slow.add_argument("--objectives", nargs="+", metavar="NAME", help="only these, e.g. vicreg controllable")
-    slow.add_argument(
-        "--conditions",
-        nargs="+",
-        metavar="TEXT",
-        help="only those whose name holds it, e.g. fixed or two-rooms",
-    )
-    _recipe_settings(slow)
-    slow.add_argument(
-        "--jobs", type=positive_int, help="processes of one thread each (default: one per core)"
-    )
-    slow.add_argument("--ray", action="store_true", help="run the cells on Ray instead")
-    slow.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")
-    slow.add_argument("--out", metavar="DIR", help="folder (default runs/slow-features-<SIZE>)")
-    slow.set_defaults(threads=None)  # workers have one each
-    _json(slow)
-    for name, about in (
-        ("planners", "every cost over every horizon by every planner"),
-        ("policies", "the run's policies alone, and in front of a planner with fewer and fewer samples"),
-        ("generalisation", "factors of variation that the data never had"),
-    ):
-        study = bench.add_parser(
-            name, help=about, description=f"A study of one run: {about}; goes on where a killed call stopped."
-        )
-        study.add_argument("run", metavar="RUN", help="folder of a trained run")
-        study.add_argument("--episodes", type=positive_int, help="tasks of each cell (default: the recipe's)")
-        study.add_argument("--steps", type=positive_int, help="budget of env steps (default: the recipe's)")
-        if name == "planners":
-            study.add_argument("--costs", nargs="+", metavar="COST", help="only these, e.g. summed_critic")
-            study.add_argument("--horizons", nargs="+", type=positive_int, metavar="STEPS", help="only these")
-            study.add_argument("--planners", nargs="+", metavar="NAME", help="only these, e.g. cem mppi")
-        if name == "generalisation":
-            study.add_argument("--factors", nargs="+", metavar="NAME", help="only these, e.g. door_size")
-        _common(study, out="RUN/studies", seed="of the samples (default: the run's)", seed_default=None)
-    ablations = bench.add_parser(
-        "ablations",
-        help="a recipe trained again with one thing changed",
-        description="Train and evaluate a recipe with one thing changed at a time; goes on where a killed call stopped.",
-    )
-    ablations.add_argument(
-        "ablations",
-        choices=("terms", "data-size", "trajectory-length", "data-quality", "door"),
-        help="what is changed",
-    )
-    ablations.add_argument("recipe", metavar="RECIPE", help=RECIPE_NAMES)
-    ablations.add_argument(
-        "--seeds", type=seed_int, nargs="+", default=[0, 1, 2], help="training seeds (default 0 1 2)"
-    )
-    _preset(ablations)
-    _recipe_settings(ablations)
-    ablations.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")
-    ablations.add_argument("--threads", type=positive_int, help="CPU threads (default: torch's)")
-    ablations.add_argument("--out", metavar="DIR", help="folder (default runs/ablations-<RECIPE>)")
-    _json(ablations)
-    speed = bench.add_parser("speed", help="environments, loader and planners on one core")
-    speed.add_argument("--preset", default="default", choices=("default", "smoke"))
-    speed.add_argument("--out", metavar="DIR", help="also write DIR/speed.json")
-    _json(speed)
-
-
-def _common(parser: argparse.ArgumentParser, *, out: str, seed: str, seed_default: int | None = 0) -> None:
-    parser.add_argument(
-        "--seed", type=seed_int, default=seed_default, help=f"seed {seed} (default {seed_default})"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")
-    is_required = out == "required"
-    parser.add_argument(
-        "--out",
-        required=is_required,
-        metavar="DIR",
-        help="folder" if is_required else f"folder (default {out})",
-    )
-    parser.add_argument("--threads", type=positive_int, help="CPU threads (default: torch's)")
-    _json(parser)
-
-
-def _json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quiet", action="store_true", help="no progress bars or tables")
-    parser.add_argument(
-        "--json", nargs="?", const="-", metavar="FILE", help="write the result as JSON to FILE, or to stdout"
-    )
-
-
-def _objective(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--objective",
-        metavar="NAME",
-        help="replace the recipe's terms, e.g. controllable or vicreg; see `worldmodel objectives`",
-    )
-
-
-def _preset(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--preset", default="default", choices=("default", "smoke"), help="smoke: the same path in seconds"
-    )
-
-
-def _recipe_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set", nargs="+", metavar="KEY=VALUE", dest="settings", default=[], help="e.g. world_model.lr=1e-3"
-    )
+    add_json(verbs.add_parser("objectives", help="the training objectives by name, for --objective"))

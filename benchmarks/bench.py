@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.display import make_console, progress_bar
+from benchmarks.flags import key_values
 
 
 def bench_speed(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -93,11 +94,36 @@ def bench_ablations(arguments: argparse.Namespace) -> dict[str, Any]:
     return value
 
 
+def bench_references(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Evaluate the reference rows of an environment."""
+    from benchmarks.agents import with_planner
+    from benchmarks.display import results_table
+    from benchmarks.evaluation import draw_tasks
+    from benchmarks.recipes import EvaluationRecipe
+    from benchmarks.references import evaluate_references, oracle_planner
+    from envs.registration import make_simulator
+
+    simulator = make_simulator(arguments.env_id, **key_values(arguments.env_args), device=arguments.device)
+    planner = with_planner(
+        oracle_planner(arguments.env_id),
+        arguments.planner,
+        list(key_values(arguments.planner_args).items()),
+    )
+    budget = arguments.steps or simulator.max_steps
+    tasks = draw_tasks(simulator, EvaluationRecipe(num_tasks=arguments.episodes, num_steps=budget))
+    console = make_console(arguments.quiet)
+    with progress_bar(console, "env steps") as update:
+        rows = evaluate_references(simulator, planner, tasks, seed=arguments.seed, on_step=update)
+    console.print(results_table(rows))
+    return {"evaluations": rows}
+
+
 BENCHES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "slow-features": bench_slow_features,
     "planners": bench_study,
     "policies": bench_study,
     "generalisation": bench_study,
     "ablations": bench_ablations,
+    "references": bench_references,
     "speed": bench_speed,
 }

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arguments import UsageError, build_parser, key_values
+from benchmarks.arguments import build_parser
+from benchmarks.flags import UsageError, key_values
 
 EXIT_USER_ERROR = 1
 EXIT_USAGE = 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from benchmarks.recording import (
     write_episodes,
     write_probe,
 )
-from benchmarks.references import reference_actors
+from benchmarks.references import evaluate_references
 from benchmarks.runs import RunError, add_results, command_line, read_config, read_recipe, write_json
 from benchmarks.seeding import derive_seed
 
@@ -101,11 +100,8 @@ def evaluate_run(
         rows.append(row)
         media += entries
     if with_references:
-        for name, reference in reference_actors(simulator, planner, derive_seed(seed, "references")).items():
-            report = None if on_step is None else partial(_report, on_step, name)
-            episodes = run_episodes(simulator, reference, tasks, on_step=report)
-            used = planner if name == "oracle" else None
-            rows.append(summarise(episodes, tasks, agent=name, planner=used))
+        seed_of_rows = derive_seed(seed, "references")
+        rows += evaluate_references(simulator, planner, tasks, seed=seed_of_rows, on_step=on_step)
     add_results(out, rows)
     settings = {
         "planner": dataclasses.asdict(planner),

@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.evaluation import Actor, make_mpc, simulator_bounds
+from benchmarks.evaluation import (
+    Actor,
+    Tasks,
+    make_mpc,
+    run_episodes,
+    simulator_bounds,
+    summarise,
+)
 from benchmarks.recipes import PlannerRecipe
 from benchmarks.seeding import make_generator
 from envs.policies import CorrelatedNoise, Policy, StraightLine, UniformRandom, ZeroAction
 from envs.simulator import PlanarWorld, Simulator
 from envs.state import State, repeat_state
+
+# What solves a task on the true simulator; others are planned with the defaults of a recipe.
+ORACLES = {
+    "worldmodel/CartPole-v0": PlannerRecipe(
+        args={"num_samples": 128, "num_iters": 3, "num_elites": 12, "min_std": 0.1},
+        horizon=30,
+        action_repeat=3,
+        execute=3,
+        init_std=1.0,
+    ),
+    "worldmodel/PointMaze-v0": PlannerRecipe(
+        args={"num_samples": 24, "num_iters": 2, "num_elites": 4, "min_std": 0.1}
+    ),
+    "worldmodel/PushT-v0": PlannerRecipe(
+        args={"num_samples": 64, "num_iters": 3, "num_elites": 8, "min_std": 0.1},
+        horizon=12,
+        action_repeat=3,
+        execute=3,
+        init_std=1.0,
+    ),
+    "worldmodel/Reacher-v0": PlannerRecipe(
+        args={"num_samples": 64, "num_iters": 3, "num_elites": 8, "min_std": 0.05}, execute=1
+    ),
+}
+DEFAULT_ORACLE = PlannerRecipe(args={"num_samples": 64, "num_iters": 2, "num_elites": 6, "min_std": 0.1})
+OnStep = Callable[[str, int, int, Mapping[str, float]], None]
 
 
 class ScriptedActor:
@@ -142,3 +177,41 @@ def reference_actors(simulator: Simulator, planner: PlannerRecipe, seed: int) ->
 
         actors["oracle-straight"] = OracleActor(simulator, planner, seed, straight_distance)
     return actors
+
+
+def oracle_planner(env_id: str) -> PlannerRecipe:
+    """Return the planner that the oracle of an environment is given where no recipe has one."""
+    return ORACLES.get(env_id, DEFAULT_ORACLE)
+
+
+def evaluate_references(
+    simulator: Simulator,
+    planner: PlannerRecipe,
+    tasks: Tasks,
+    *,
+    seed: int,
+    on_step: OnStep | None = None,
+) -> list[dict[str, Any]]:
+    """Evaluate every reference row.
+
+    Args:
+        simulator: the environment.
+        planner: of the oracles.
+        tasks: starts, goals and budget.
+        seed: of noise and samples.
+        on_step: called with the row's name after each step.
+
+    Returns:
+        Rows as in ``results.json``.
+    """
+    rows = []
+    for name, actor in reference_actors(simulator, planner, seed).items():
+        report = None if on_step is None else partial(_report, on_step, name)
+        episodes = run_episodes(simulator, actor, tasks, on_step=report)
+        used = planner if name.startswith("oracle") else None
+        rows.append(summarise(episodes, tasks, agent=name, planner=used))
+    return rows
+
+
+def _report(on_step: OnStep, name: str, step: int, total: int) -> None:
+    on_step(name, step, total, {})

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.agents import LearnedActor, load_run, make_cost, with_planner
 from benchmarks.catalogue import resolve
+from benchmarks.cli import main
 from benchmarks.evaluation import (
     draw_tasks,
     run_episodes,
@@ -265,3 +266,24 @@ def test_unfinished_and_tampered_runs_are_one_sentence(tmp_path):
 def test_simulator_bounds_are_those_of_the_simulator():
     bounds = simulator_bounds(make_simulator(TWO_ROOMS))
     assert bounds.max_norm == pytest.approx(2.45)
+
+
+def test_references_need_no_run(capsys):
+    command = ["bench", "references", "worldmodel/PointMaze-v0", "--episodes", "4", "--steps", "3"]
+    assert (
+        main([*command, "--env-args", "size=5", "--planner-args", "num_samples=8", "--quiet", "--json"]) == 0
+    )
+    rows = json.loads(capsys.readouterr().out)["evaluations"]
+    assert {row["agent"] for row in rows} == {
+        "zero",
+        "random",
+        "correlated",
+        "straight-line",
+        "expert",
+        "oracle",
+        "oracle-straight",
+    }
+    planned = {row["agent"]: row["planner_settings"] for row in rows if row["planner"]}
+    assert planned.keys() == {"oracle", "oracle-straight"}
+    assert planned["oracle"]["args"]["num_samples"] == 8
+    assert all(row["episodes"] == 4 and row["num_steps"] == 3 for row in rows)

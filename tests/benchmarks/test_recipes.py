@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from benchmarks.arguments import RECIPE_NAMES
 from benchmarks.catalogue import RECIPES, resolve
+from benchmarks.flags import RECIPE_NAMES
 from benchmarks.recipes import recipe_from_json
 
 
