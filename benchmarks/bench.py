@@ -101,6 +101,7 @@ def bench_references(arguments: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.evaluation import draw_tasks
     from benchmarks.recipes import EvaluationRecipe
     from benchmarks.references import evaluate_references, oracle_planner
+    from benchmarks.runs import command_line, versions
     from envs.registration import make_simulator
 
     simulator = make_simulator(arguments.env_id, **key_values(arguments.env_args), device=arguments.device)
@@ -115,7 +116,8 @@ def bench_references(arguments: argparse.Namespace) -> dict[str, Any]:
     with progress_bar(console, "env steps") as update:
         rows = evaluate_references(simulator, planner, tasks, seed=arguments.seed, on_step=update)
     console.print(results_table(rows))
-    return {"evaluations": rows}
+    env = {"id": simulator.env_id, "kwargs": simulator.kwargs}
+    return {"env": env, "evaluations": rows, "versions": versions(), "command": command_line()}
 
 
 BENCHES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
