@@ -177,6 +177,34 @@ def point_maze_small() -> Recipe:
     )
 
 
+def reacher_small() -> Recipe:
+    """Reacher from proprioception, angles and velocities of its joints, at the size of two CPU cores."""
+    return Recipe(
+        name="reacher-small",
+        collect=CollectConfig(
+            "worldmodel/Reacher-v0",
+            policy="correlated",
+            num_episodes=4000,
+            num_steps=50,
+            chunk=1000,
+            states_only=True,
+        ),
+        model=ModelRecipe(keys=("proprio",), encoder="mlp", embedding_dim=32),
+        objective=ObjectiveRecipe(VARIANCE_COVARIANCE, rollout_steps=8, window=9),
+        world_model=FitConfig(num_steps=2000, lr=2e-3, checkpoint_every=500),
+        predictor=RefitRecipe(FitConfig(num_steps=2000, lr=1e-3, checkpoint_every=500)),
+        critic=CriticRecipe(
+            FitConfig(num_steps=3000, lr=1e-3, checkpoint_every=1000),
+            CriticConfig(max_lag=8, hindsight_mean=12.0, target_rate=0.03),
+        ),
+        actor=ActorRecipe(FitConfig(num_steps=1000, lr=1e-3, checkpoint_every=500), horizon=8),
+        planner=PlannerRecipe(
+            args={"num_samples": 64, "num_iters": 3, "num_elites": 8, "min_std": 0.05}, execute=1
+        ),
+        evaluation=EvaluationRecipe(num_tasks=500, num_steps=50),
+    )
+
+
 def moving_dot() -> Recipe:
     """One moving dot without distractors: a GRU predictor open loop over the whole trajectory."""
     return Recipe(
@@ -260,6 +288,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "two-rooms-small": two_rooms_small,
     "two-rooms-full": two_rooms_full,
     "point-maze-small": point_maze_small,
+    "reacher-small": reacher_small,
     "moving-dot": moving_dot,
     "slow-features": slow_features,
 }

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, TypeAlias
 
 Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
-RECIPE_NAMES = "two-rooms, two-rooms-small, two-rooms-full, point-maze-small, moving-dot or slow-features"
+RECIPE_NAMES = (
+    "two-rooms, two-rooms-small, two-rooms-full, point-maze-small, reacher-small, moving-dot or slow-features"
+)
 
 
 class UsageError(ValueError):

@@ -16,6 +16,7 @@ from benchmarks.evaluation import (
     run_episodes,
     summarise,
 )
+from benchmarks.films import film_path, write_film
 from benchmarks.policy_checkpoint import POLICIES
 from benchmarks.recipes import EvaluationRecipe, PlannerRecipe, Recipe
 from benchmarks.recording import (
@@ -96,7 +97,8 @@ def evaluate_run(
             trained, simulator, mode=mode, planner=planner, seed=derive_seed(seed, "act", mode), policy=policy
         )
         name = f"mode-{mode}"
-        row, entries = _evaluate_mode(name, actor, trained, tasks, planner, seed, with_media, on_step)
+        folder = out / "media" if with_media else None
+        row, entries = _evaluate_mode(name, actor, trained, tasks, planner, seed, folder, on_step)
         rows.append(row)
         media += entries
     if with_references:
@@ -142,7 +144,7 @@ def _evaluate_mode(
     tasks: Tasks,
     planner: PlannerRecipe,
     seed: int,
-    with_media: bool,
+    media: Path | None,
     on_step: OnStep | None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     recorder = PlanRecorder(actor.agent.mpc) if actor.agent.mpc is not None else None
@@ -153,7 +155,7 @@ def _evaluate_mode(
         if on_step is not None:
             on_step(name, step, total, {})
 
-    episodes = run_episodes(trained.simulator, actor, tasks, record=with_media, on_step=report)
+    episodes = run_episodes(trained.simulator, actor, tasks, record=media is not None, on_step=report)
     row = summarise(
         episodes,
         tasks,
@@ -174,9 +176,12 @@ def _evaluate_mode(
         policy=actor.policy,
     )
     row["latency_ms"] = measure_latency(simulator, alone, tasks)
-    if not (with_media and is_planar(simulator)):
+    if media is None:
         return row, []
     chosen = choose_rows(episodes.reached, RECORDED[name])
+    if not is_planar(simulator):
+        write_film(film_path(media, name), simulator, tasks, episodes, chosen)
+        return row, []
     imagined: list[Any] = [None] * tasks.num_steps
     if recorder is not None:
         probe = position_probe(trained, simulator, derive_seed(seed, "inspect"))

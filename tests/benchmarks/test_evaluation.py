@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks.agents import LearnedActor, load_run, make_cost, with_planner
 from benchmarks.catalogue import resolve
@@ -15,6 +16,7 @@ from benchmarks.evaluation import (
     simulator_bounds,
     summarise,
 )
+from benchmarks.films import film_path
 from benchmarks.pipeline import evaluate_run
 from benchmarks.recipes import EvaluationRecipe, PlannerRecipe
 from benchmarks.references import OracleActor, ScriptedActor, reference_actors
@@ -156,6 +158,26 @@ def test_a_smoke_run_is_evaluated_with_every_row_and_medium(tmp_path, name):
     assert len(probe["rmse"]) == len(probe["steps"])
     maps = json.loads((tmp_path / "media" / "cost_map.json").read_text())
     assert len(maps["maps"][0]["cost"]) == len(maps["maps"][0]["true_distance"])
+
+
+def test_a_world_that_is_no_map_is_filmed_and_the_report_shows_it(tmp_path):
+    run = smoke_run("reacher-small")
+    rows = evaluate_run(run, out=tmp_path)
+    assert {row["agent"] for row in rows} == {
+        "mode-2",
+        "mode-1",
+        "zero",
+        "random",
+        "correlated",
+        "expert",
+        "oracle",
+    }
+    with Image.open(film_path(tmp_path / "media", "mode-2")) as film:
+        assert film.n_frames == 13
+        assert film.size == (4 * 136, 2 * 136)  # eight episodes
+    assert not (tmp_path / "media" / "episodes.json").exists()
+    page = render_report(tmp_path).read_text()
+    assert page.count("data:image/gif;base64,") == 2
 
 
 def test_evaluating_again_replaces_a_row_and_other_settings_add_one(tmp_path):
