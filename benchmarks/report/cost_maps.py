@@ -27,6 +27,8 @@ _WIDTH = 200.0  # of a map [points]
 def cost_maps_section(files: RunFiles) -> str:
     """Write the section from ``media/cost_map.json``."""
     data = files.cost_map
+    if files.films:  # of a world that is no map
+        return ""
     if not data or not data.get("maps"):
         body = missing("There are no cost maps yet.", files.evaluate_command)
         return f'<section id="cost-maps"><h2>Cost to the goal</h2>{body}</section>'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 
 from benchmarks.report.run_files import Json, RunFiles
 from benchmarks.report.wording import missing, number, text, title
@@ -12,7 +13,6 @@ _SPEEDS = {"0.25": "¼×", "0.5": "½×", "1": "1×", "2": "2×", "4": "4×"}
 _CAPTION = """The faint line is the whole path the dot took; at each step the imagined path starts at the
 dot and shows where the model expects its plan to lead, so a plan that crosses a wall is a model that does
 not know the wall. Select a room to enlarge it."""
-_FILMED = ("mode-2", "mode-2+1", "mode-1")
 _DRAWN = ("start", "goal", "rects", "path", "imagined")
 
 
@@ -20,7 +20,7 @@ def episodes_section(files: RunFiles) -> str:
     """Write the section from ``media/episodes.json``."""
     data = files.episodes
     if not data or not data.get("episodes"):
-        if films := _films(files):
+        if films := "".join(_film(agent, path) for agent, path in files.films.items()):
             return f'<section id="episodes"><h2>Episodes</h2>{films}</section>'
         body = missing("There are no recorded episodes yet.", files.evaluate_command)
         return f'<section id="episodes"><h2>Planned episodes</h2>{body}</section>'
@@ -40,19 +40,15 @@ def episodes_section(files: RunFiles) -> str:
 </section>"""
 
 
-def _films(files: RunFiles) -> str:
-    """Write the films of worlds that are no map, as they were recorded; empty where there are none."""
-    shown = []
-    for agent in _FILMED:
-        path = files.folder / "media" / f"film-{agent}.gif"
-        if path.exists():
-            film = base64.b64encode(path.read_bytes()).decode()
-            about = f"{title(agent)}: the goal is drawn faintly over each world; a border turns green when it is reached."
-            shown.append(
-                f'<figure class="study"><img alt="{text(title(agent))}" src="data:image/gif;base64,{film}">'
-                f"<figcaption>{text(about)}</figcaption></figure>"
-            )
-    return "".join(shown)
+def _film(agent: str, path: Path) -> str:
+    film = base64.b64encode(path.read_bytes()).decode()
+    about = (
+        f"{title(agent)}: the goal is drawn faintly over each world; a border turns green when it is reached."
+    )
+    return (
+        f'<figure class="study"><img alt="{text(title(agent))}" src="data:image/gif;base64,{film}">'
+        f"<figcaption>{text(about)}</figcaption></figure>"
+    )
 
 
 def script_json(value: object) -> str:

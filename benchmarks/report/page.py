@@ -37,13 +37,15 @@ _SECTIONS = {  # the section's id, what the navigation calls it, and what writes
 def render_report(run: Path) -> Path:
     """Write ``report.html`` into a run folder from the files it holds, and return its path.
 
-    A section whose file is missing says which command fills it. The same files give the same bytes.
+    A section whose file is missing says which command fills it; those that need a map are left out of a world that is
+    none. The same files give the same bytes.
 
     Raises:
         ValueError: ``run`` is not a folder, or one of its files is malformed.
     """
     files = read_run(run)
-    sections = {name: (label, section(files)) for name, (label, section) in _SECTIONS.items()}
+    written = {name: (label, section(files)) for name, (label, section) in _SECTIONS.items()}
+    sections = {name: (label, html) for name, (label, html) in written.items() if html}
     return write_page(run, title=files.name, header=header(files), sections=sections)
 
 

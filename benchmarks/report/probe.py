@@ -21,6 +21,8 @@ _LOG_ABOVE = 8.0  # ratio of the largest to the smallest error at which a linear
 def probe_section(files: RunFiles) -> str:
     """Write the section from ``media/probe.json``."""
     data = files.probe
+    if files.films:  # of a world that is no map
+        return ""
     if not data or not data.get("rmse"):
         body = missing("The probe has not been evaluated.", files.evaluate_command)
         return f'<section id="probe"><h2>Imagination against truth</h2>{body}</section>'

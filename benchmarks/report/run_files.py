@@ -31,6 +31,14 @@ class RunFiles:
         return self.folder.resolve().name
 
     @property
+    def films(self) -> dict[str, Path]:
+        """The films of a world that is no map, by agent; none where paths are drawn instead."""
+        paths = {
+            agent: self.folder / "media" / f"film-{agent}.gif" for agent in ("mode-2", "mode-2+1", "mode-1")
+        }
+        return {agent: path for agent, path in paths.items() if path.exists()}
+
+    @property
     def evaluate_command(self) -> str:
         """The command that fills the sections an evaluation writes."""
         return f"worldmodel evaluate {shlex.quote(str(self.folder))}"

@@ -178,6 +178,8 @@ def test_a_world_that_is_no_map_is_filmed_and_the_report_shows_it(tmp_path):
     assert not (tmp_path / "media" / "episodes.json").exists()
     page = render_report(tmp_path).read_text()
     assert page.count("data:image/gif;base64,") == 2
+    assert 'id="cost-maps"' not in page
+    assert 'id="training"' in page
 
 
 def test_evaluating_again_replaces_a_row_and_other_settings_add_one(tmp_path):
