@@ -201,7 +201,7 @@ def reacher_small() -> Recipe:
         planner=PlannerRecipe(
             args={"num_samples": 64, "num_iters": 3, "num_elites": 8, "min_std": 0.05}, execute=1
         ),
-        evaluation=EvaluationRecipe(num_tasks=500, num_steps=50),
+        evaluation=EvaluationRecipe(num_steps=50),
     )
 
 
