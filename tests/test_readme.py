@@ -10,6 +10,7 @@ import pytest
 from benchmarks.arguments import build_parser
 from benchmarks.markdown import (
     RESULTS,
+    ablations_table,
     alarm_sentence,
     cost_sentence,
     load_slow_features,
@@ -64,6 +65,8 @@ def test_tables_are_those_of_the_committed_results():
     assert quickstart_table(load_summaries("two-rooms-small")) in README
     assert policies_table(load_study("two-rooms-small-seed0", "policies")) in README
     assert speed_table(load_speed()) in README
+    for recipe in ("two-rooms", "two-rooms-small"):
+        assert ablations_table(load_study(f"{recipe}-ablations", "terms")) in README
 
 
 def test_the_slow_feature_tables_are_those_of_the_committed_results():
