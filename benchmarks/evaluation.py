@@ -20,7 +20,7 @@ from benchmarks.recipes import EvaluationRecipe, PlannerRecipe
 from benchmarks.runs import command_line, versions
 from benchmarks.seeding import make_generator
 from benchmarks.statistics import wilson_interval
-from envs.simulator import Simulator
+from envs.simulator import PlanarWorld, Simulator
 from envs.state import State, index_state
 from planners import ActionBounds, make_planner
 from planners.mpc import MPC, MPCConfig
@@ -93,6 +93,11 @@ def draw_tasks(simulator: Simulator, config: EvaluationRecipe) -> Tasks:
     generator = make_generator(config.seed, "tasks")
     start = simulator.initial(config.num_tasks, generator, config.variation or None, split=config.split)
     goal = simulator.goal(start, generator)
+    if config.strict_radius is not None and not isinstance(simulator, PlanarWorld):
+        raise ValueError(
+            "evaluation.strict_radius must be null in a world whose distance has other units than its success, "
+            f"{simulator.env_id}, got {config.strict_radius}"
+        )
     widest = getattr(simulator, "success_radius", None)
     if config.strict_radius is not None and widest is not None and config.strict_radius > widest:
         raise ValueError(

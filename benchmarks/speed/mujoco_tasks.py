@@ -57,16 +57,25 @@ def _collect(sim: Task, num: int, steps: int) -> None:
 
 def _step_one(sim: Task, steps: int) -> None:
     """Advance one world as a loop in Python does."""
-    data, random = mujoco.MjData(sim.model), np.random.default_rng(0)
+    model, random = _one_world(sim), np.random.default_rng(0)
+    data = mujoco.MjData(model)
     for _ in range(steps):
         data.ctrl[:] = random.uniform(-1, 1, sim.action_dim)
-        mujoco.mj_step(sim.model, data, sim.num_substeps)
+        mujoco.mj_step(model, data, sim.num_substeps)
+
+
+def _one_world(sim: Task) -> mujoco.MjModel:
+    """Return the model of one world, with its walls in their places."""
+    model = mujoco.MjModel.from_xml_string(sim.xml)
+    for name, values in sim.fields(sim.initial(1, torch.Generator().manual_seed(0))).items():
+        getattr(model, name)[:] = values[0].numpy()
+    return model
 
 
 def _rendered(sim: Task, steps: int, repetitions: int) -> dict[str, Any]:
     """One world that is stepped and drawn by MuJoCo, as environments of one world are."""
     try:
-        renderer = MujocoRenderer(sim.model, 64)
+        renderer = MujocoRenderer(_one_world(sim), 64)
     except RuntimeError:
         return {"baseline_name": None, "baseline_value": None}
     random = np.random.default_rng(0)

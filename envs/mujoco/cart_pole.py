@@ -17,7 +17,7 @@ from envs.mujoco.renderer import camera_xml
 from envs.mujoco.task import Factor, MujocoTask
 from envs.simulator import goal_positions
 from envs.state import State, num_worlds
-from envs.suggestions import check_choice, check_positive, check_whole
+from envs.suggestions import check_positive, check_whole
 from envs.variation import Variation, resolve_variation
 
 RAIL = 1.5  # the cart's way to either side [m]
@@ -27,6 +27,7 @@ FORCE = 12.0  # of a full action [N]
 TIMESTEP, NUM_SUBSTEPS = 0.01, 5  # [s]
 GRAVITY = 9.81  # [m/s^2]
 HALF_WIDTH = 1.9  # of the picture [m]
+GOAL_CANDIDATES = 64  # drawn per world, of which the first that is not solved is taken
 HOLD = 10  # steps that a success has to last
 UPRIGHT = 0.2  # [rad]
 
@@ -85,7 +86,7 @@ class CartPole(MujocoTask):
             render_backend=render_backend,
             device=device,
         )
-        self.proprio_high = torch.tensor([2 * RAIL, 1.0, 1.0, 20.0, 40.0], device=self.device)
+        self.proprio_high = torch.tensor([2 * RAIL, 1.0, 1.0, 40.0, 200.0], device=self.device)
         self.proprio_low = -self.proprio_high
         self._balance = torch.from_numpy(_balance_gain()).float().to(self.device)
 
@@ -102,7 +103,7 @@ class CartPole(MujocoTask):
         Raises:
             ValueError: unknown split or factor, or a value outside ``variation_space``.
         """
-        check_choice("split", split, ("train", "eval"))
+        self._begin(split, generator)
         given = resolve_variation(self.variation_space, variation, num_envs, self.device)
         uniform = self._uniform((num_envs, 2), generator)
         hanging = torch.tensor([0.0, math.pi], device=self.device)
@@ -123,12 +124,25 @@ class CartPole(MujocoTask):
         return torch.cat([place, angle.cos()[:, None], angle.sin()[:, None], state["velocity"]], 1)
 
     def goal(self, state: State, generator: torch.Generator) -> State:
-        """Draw a place per world where the cart is to stand still under the upright pole."""
-        place = GOAL * self._uniform((num_worlds(state), 1), generator)
-        return self._standing(state, torch.cat([place, torch.zeros_like(place)], 1))
+        """Draw a place per world where the cart is to stand still under the upright pole, other than where it does.
+
+        Raises:
+            ValueError: none of the candidates is elsewhere (``success_radius`` covers the rail).
+        """
+        num = num_worlds(state)
+        place = GOAL * self._uniform((num, GOAL_CANDIDATES, 1), generator)
+        position = torch.cat([place, torch.zeros_like(place)], -1)  # (B, K, 2)
+        is_valid = ~self._is_near(state["position"][:, None], position)
+        if not bool(is_valid.any(1).all()):
+            raise ValueError(f"a goal must exist outside success_radius, got none for {self.success_radius}")
+        return self._standing(
+            state, position[torch.arange(num, device=self.device), is_valid.to(torch.int8).argmax(1)]
+        )
 
     def goal_at(self, state: State, position: Tensor) -> State:
         """Return goals with cart and pole at ``position (B, 2)`` or ``(2,)`` [m], [rad], at rest.
+
+        Only an upright or a hanging pole can be held; other angles are taken as they are, to start from.
 
         Raises:
             ValueError: a place is not finite or beyond the rail.

@@ -129,7 +129,8 @@ def way_to(mazes: Tensor, position: Tensor, goal: Tensor) -> tuple[Tensor, Tenso
     """
     size = mazes.shape[-1]
     # Planners ask for many positions per task: one map of distances for each run of equal mazes and goals.
-    keys = torch.cat([maze_number(mazes)[:, None].to(torch.float64), goal.to(torch.float64)], 1)
+    number = maze_number(mazes)[:, None]
+    keys = torch.cat([number >> 28, number & (2**28 - 1), goal.to(torch.float64)], 1)  # 2 x 28 bits are exact
     keys, index = keys.unique_consecutive(dim=0, return_inverse=True)
     first = torch.searchsorted(index, torch.arange(len(keys), device=index.device))
     maps, passages = distances_to(mazes[first], goal[first]), _passages(mazes[first])

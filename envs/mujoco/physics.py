@@ -58,13 +58,18 @@ class Physics:
         )  # type: ignore[return-value]
 
     def poses(self, position: Tensor, fields: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return where the geoms are at ``position (B, nq)``: centres ``(B, G, 3)`` and rotations ``(B, G, 3, 3)``."""
+        """Return where the geoms are at ``position (B, nq)``: centres ``(B, G, 3)`` and rotations ``(B, G, 3, 3)``.
+
+        Raises:
+            ArithmeticError: a position is not finite.
+        """
         num, nothing = len(position), torch.zeros(len(position), 1)
         batch = self._load(
             position, nothing.expand(-1, self.model.nv), nothing.expand(-1, self.model.nu), fields
         )
         found = [batch.bind(name) for name in ("geom_xpos", "geom_xmat")]
         batch.forward(ids=np.arange(num), stage=mujoco.mjtStage.mjSTAGE_POS)
+        self._check(batch, num)
         centres, rotations = (
             torch.from_numpy(value[:num].astype(np.float32)).to(position.device) for value in found
         )

@@ -7,6 +7,8 @@ share none. y points down, as in pictures.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -48,10 +50,11 @@ class PointMaze(MujocoTask):
     Args:
         size: 5 or 7 cells per side, without the border.
         num_mazes: how many mazes the split "train" has; None gives every episode a maze of its own. "eval" always does.
-        actuation: "velocity" (reached within .1 s) or "force" (within .5 s).
+        actuation: "velocity" (with a time constant of .1 s) or "force" (of .5 s).
         image_size: pixels per side.
         render_backend: who draws ``pixels``: "raster", batched, or "mujoco", which needs an OpenGL context.
-        min_distance: of a goal from the start along the way [cells]; None takes 3 for size 5 and 6 for size 7.
+        min_distance: of the centre of a goal's cell from the start, along the way [cells]; None takes 3 for size 5 and
+            6 for size 7.
         success_radius: a goal is reached below this distance between the centres [cells].
         max_steps: episode length of the Gymnasium environments; None takes 100 and 150.
         device: where states live. Physics runs on the CPU.
@@ -60,7 +63,6 @@ class PointMaze(MujocoTask):
     env_id = "worldmodel/PointMaze-v0"
     proprio_dim = 4
     colours = COLORS
-    physical = PHYSICAL
     world_fields = ("geom_pos",)
 
     def __init__(
@@ -91,6 +93,8 @@ class PointMaze(MujocoTask):
         check_positive("min_distance", self.min_distance)
         check_positive("success_radius", self.success_radius)
         check_whole("max_steps", self.max_steps, at_least=1)
+        without = {"damping"} if actuation == "velocity" else set()  # those actuators have all of it
+        self.physical = {name: factor for name, factor in PHYSICAL.items() if name not in without}
         half_width = self.size / 2 + 1.0
         walls = [*(f"border{side}" for side in range(4)), *(f"wall{k}" for k in range(mazes.max_walls(size)))]
         super().__init__(
@@ -102,7 +106,7 @@ class PointMaze(MujocoTask):
             render_backend=render_backend,
             device=device,
         )
-        self.proprio_high = torch.tensor([size / 2, size / 2, 3 * SPEED, 3 * SPEED], device=self.device)
+        self.proprio_high = torch.tensor([size / 2, size / 2, 8 * SPEED, 8 * SPEED], device=self.device)
         self.proprio_low = -self.proprio_high
 
     def initial(
@@ -116,7 +120,7 @@ class PointMaze(MujocoTask):
         """Draw B worlds: a maze of the split, default factors, the ball at rest in a cell that some goal is far from.
 
         Factors in ``variation`` (one value, or one per world) replace the defaults; mazes given as ``walls`` are taken
-        as they are, whatever the split.
+        as they are, whatever the split, if their free cells are connected and few enough of them are wall.
 
         Raises:
             ValueError: unknown split or factor, a value outside ``variation_space``, mazes that are not connected or
@@ -137,7 +141,8 @@ class PointMaze(MujocoTask):
             state = {key: value.index_copy(0, worlds, drawn[key]) for key, value in state.items()}
         else:
             raise ValueError(
-                f"a maze must have a goal {self.min_distance} cells from some start along the way, got none in world "
+                f"a maze must have a goal {self.min_distance} cells from some start along the way and outside "
+                f"success_radius, {self.success_radius}, got none in world "
                 f"{int(worlds[0])}"
             )
         return {**state, **self._clock(num_envs, generator)}
@@ -267,9 +272,13 @@ class PointMaze(MujocoTask):
         return mazes.centre_of(cell, self.size) + jitter * (2.0 * uniform - 1.0)
 
     def _far_cells(self, state: State) -> Tensor:
-        """Return the cells whose centre is ``min_distance`` or more away, bool ``(B, n, n)``."""
+        """Return the cells whose centre is ``min_distance`` or more away, and not within reach, bool ``(B, n, n)``."""
         far = mazes.distances_to(state["walls"].bool(), state["position"])
-        return torch.isfinite(far) & (far >= self.min_distance)
+        cells = torch.cartesian_prod(*[torch.arange(self.size, device=self.device)] * 2)
+        centres = mazes.centre_of(cells, self.size).view(self.size, self.size, 2)
+        straight = (centres - state["position"][:, None, None]).norm(dim=-1)
+        is_within_reach = straight < self.success_radius + math.sqrt(2.0) * GOAL_JITTER
+        return torch.isfinite(far) & (far >= self.min_distance) & ~is_within_reach
 
     def _check_walls(self, walls: Tensor) -> None:
         most = mazes.max_walls(self.size)

@@ -1,4 +1,4 @@
-"""The data policy of Push-T: independent noise moves the block in one step of twenty, aiming at it in every second."""
+"""The data policy of Push-T: independent noise moves the block in one step of thirty, aiming at it in every second."""
 
 from __future__ import annotations
 

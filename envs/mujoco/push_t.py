@@ -59,7 +59,7 @@ class PushT(MujocoTask):
     physical = {  # noqa: RUF012
         "gain": Factor(0.5, 1.5, ("actuator_gainprm",)),
         "friction": Factor(0.25, 4.0, ("dof_frictionloss",)),
-        "mass": Factor(0.25, 4.0, ("body_mass", "body_inertia")),
+        "mass": Factor(0.5, 4.0, ("body_mass", "body_inertia")),
     }
 
     def __init__(
@@ -106,7 +106,7 @@ class PushT(MujocoTask):
         Raises:
             ValueError: unknown split or factor, or a value outside ``variation_space``.
         """
-        check_choice("split", split, ("train", "eval"))
+        self._begin(split, generator)
         given = resolve_variation(self.variation_space, variation, num_envs, self.device)
         uniform = self._uniform((num_envs, 3), generator)
         block = uniform * torch.tensor([BLOCK_START, BLOCK_START, math.pi], device=self.device)
@@ -124,12 +124,13 @@ class PushT(MujocoTask):
             ValueError: none of the candidates is valid (``success_radius`` covers nearly everything).
         """
         num = num_worlds(state)
-        uniform = self._uniform((num, TRIES, 3), generator)
-        block = state["position"][:, None, 2:] + uniform * torch.tensor(
-            [SHIFT, SHIFT, TURN], device=self.device
-        )
-        is_inside = (block[..., :2].abs() <= BLOCK_START).all(-1)
-        is_valid = is_inside & ~self._is_near(state["position"][:, None, 2:], block)
+        here = state["position"][:, None, 2:]  # (B, 1, 3)
+        reach = torch.tensor([SHIFT, SHIFT, TURN], device=self.device)
+        limit = torch.tensor([BLOCK_START, BLOCK_START, torch.inf], device=self.device)
+        low, high = torch.maximum(here - reach, -limit), torch.minimum(here + reach, limit)
+        uniform = (self._uniform((num, TRIES, 3), generator) + 1.0) / 2.0
+        block = low + uniform * (high - low)
+        is_valid = ~self._is_near(here, block)
         if not bool(is_valid.any(1).all()):
             raise ValueError(f"a goal must exist outside success_radius, got none for {self.success_radius}")
         chosen = block[torch.arange(num, device=self.device), is_valid.to(torch.int8).argmax(1)]
@@ -146,14 +147,13 @@ class PushT(MujocoTask):
         if position.shape not in ((5,), (num, 5)):
             raise ValueError(f"a goal must have shape (5,) or {(num, 5)}, got {tuple(position.shape)}")
         position = position.expand(num, 5).clone()
-        is_free = torch.isfinite(position).all(-1)
-        is_free &= (position[:, :2].abs() <= PUSHER_RANGE).all(-1) & (
-            position[:, 2:4].abs() <= BLOCK_RANGE
-        ).all(-1)
+        pusher, block = position[:, :2], position[:, 2:]
+        is_free = torch.isfinite(position).all(-1) & (self.clearance(pusher, block) >= 0)
+        is_free &= (pusher.abs() <= PUSHER_RANGE).all(-1) & (block[:, :2].abs() <= BLOCK_RANGE).all(-1)
         if not bool(is_free.all()):
             raise ValueError(
                 f"a goal's pusher must lie within {PUSHER_RANGE:.3f} and its block within {BLOCK_RANGE} of the middle, "
-                f"got {position[~is_free][0].tolist()}"
+                f"beside each other, got {position[~is_free][0].tolist()}"
             )
         return self._at_rest(state, position)
 
@@ -165,14 +165,21 @@ class PushT(MujocoTask):
         return is_near & ((state["position"] - goal["position"])[:, :2].norm(dim=-1) < self.success_radius)
 
     def distance(self, state: State, goal: State) -> Tensor:
-        """Return ``(B,)``: how far the block's corners have to move, as a root mean square, and a tenth of the way to it.
+        """Return ``(B,)``: how far the block's corners have to move, a root mean square, and a tenth of the pusher's way.
 
-        The second part, from the pusher to the block, is what a planner needs to come near it at all.
+        The pusher's way is to the block, without which a planner would never come near it, and as the block comes to its
+        place, for the criterion "both", to where the goal has the pusher. Zero at the goal.
         """
         corners = [self._corners(each["position"][:, 2:]) for each in (state, goal)]  # (B, 8, 2)
         moved = (corners[0] - corners[1]).square().sum(-1).mean(-1).sqrt()
-        away = (state["position"][:, :2] - state["position"][:, 2:4]).norm(dim=-1)
-        return moved + 0.1 * (away - BAR[1] - RADIUS).clamp_min(0.0)
+        pusher = state["position"][:, :2]
+        away = ((pusher - state["position"][:, 2:4]).norm(dim=-1) - BAR[1] - RADIUS).clamp_min(0.0)
+        rest = (
+            (pusher - goal["position"][:, :2]).norm(dim=-1)
+            if self.criterion == "both"
+            else torch.zeros_like(away)
+        )
+        return moved + 0.1 * torch.lerp(rest, away, (moved / self.success_radius).clamp(max=1.0))
 
     def expert(self, state: State, goal: State) -> Tensor:
         """Return the velocity ``(B, 2)`` towards the side of the block that is opposite to where it should go, then on.

@@ -84,7 +84,8 @@ class Reacher(MujocoTask):
             render_backend=render_backend,
             device=device,
         )
-        bound = torch.tensor([LIMIT, LIMIT, 4 * SPEED, 4 * SPEED], device=self.device)
+        far, fast = LIMIT + 0.6, 12 * SPEED  # limits are soft, most of all for a light arm
+        bound = torch.tensor([far, far, fast, fast], device=self.device)
         self.proprio_low, self.proprio_high = -bound, bound
 
     def initial(
@@ -100,7 +101,7 @@ class Reacher(MujocoTask):
         Raises:
             ValueError: unknown split or factor, or a value outside ``variation_space``.
         """
-        check_choice("split", split, ("train", "eval"))
+        self._begin(split, generator)
         given = resolve_variation(self.variation_space, variation, num_envs, self.device)
         start = self._at_rest({}, self._draw_angles(num_envs, generator))
         return {**start, **self._default_factors(num_envs), **given, **self._clock(num_envs, generator)}

@@ -32,6 +32,8 @@ class MujocoRenderer:
     """
 
     def __init__(self, model: mujoco.MjModel, size: int) -> None:
+        for name in ("offwidth", "offheight"):  # of the framebuffer
+            setattr(model.vis.global_, name, max(size, getattr(model.vis.global_, name)))
         try:
             self._renderer = mujoco.Renderer(model, size, size)
         except Exception as error:  # the bindings raise whatever their OpenGL library does

@@ -206,6 +206,13 @@ class MujocoTask:
             for name, value in defaults.items()
         }
 
+    @staticmethod
+    def _begin(split: str, generator: torch.Generator) -> None:
+        """Check a split's name, and let equal generators draw different tasks for "eval" than for "train"."""
+        check_choice("split", split, ("train", "eval"))
+        if split == "eval":
+            torch.rand(1, generator=generator, device=generator.device)
+
     def _clock(self, num: int, generator: torch.Generator) -> State:
         """Return ``seed`` and ``step`` of worlds that begin."""
         seed = torch.randint(NUM_SEEDS, (num,), generator=generator, device=generator.device)

@@ -36,7 +36,10 @@ def test_every_registered_simulator_keeps_the_contract(env_id):
 
 @pytest.mark.parametrize(("env_id", "kwargs"), CONFIGS)
 def test_a_vector_env_repeats_its_worlds_one_by_one(env_id, kwargs):
-    radius = 1.0 if "Reacher" in env_id else 6.0  # [rad], [px] or [cells]
+    radius = {"worldmodel/Reacher-v0": 1.0, "worldmodel/PointMaze-v0": 2.0, "worldmodel/PushT-v0": 0.2}.get(
+        env_id, 6.0
+    )
+    radius = 0.5 if "CartPole" in env_id else radius
     kwargs = {**kwargs, "max_steps": 7, "success_radius": radius}  # ends often, in both ways
     batch = gymnasium.make_vec(env_id, num_envs=5, **kwargs)
     assert batch.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP

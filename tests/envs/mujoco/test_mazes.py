@@ -104,6 +104,17 @@ def test_many_positions_per_task_get_the_same_ways_as_one():
             assert torch.equal(length[0], many[1][task * 40 + index])
 
 
+def test_mazes_that_differ_in_one_cell_only_are_told_apart():
+    drawn = torch.zeros((2, 7, 7), dtype=torch.bool)
+    drawn[:, 6, 6] = True  # the highest bit, beside which float64 has no room for the lowest
+    drawn[1, 0, 1] = True
+    start, goal = (torch.tensor([place]).expand(2, 2) for place in ((-3.0, -3.0), (3.0, -3.0)))
+    together = mazes.way_to(drawn, start, goal)
+    alone = mazes.way_to(drawn[1:], start[1:], goal[1:])
+    assert torch.equal(together[1][1], alone[1][0])
+    assert together[1][0] < together[1][1]
+
+
 def test_cells_and_centres_are_inverse():
     cells = torch.cartesian_prod(torch.arange(7), torch.arange(7))
     assert torch.equal(mazes.cell_of(mazes.centre_of(cells, 7), 7), cells)

@@ -65,6 +65,8 @@ def test_goals_in_walls_and_mazes_without_goals_are_refused():
         sim.initial(1, generator(), {"walls": torch.ones((7, 7), dtype=torch.uint8)})
     with pytest.raises(ValueError, match="a maze must have a goal 30.0 cells from some start"):
         PointMaze(min_distance=30)
+    with pytest.raises(ValueError, match="outside success_radius, 20.0, got none"):
+        PointMaze(success_radius=20)
     with pytest.raises(ValueError, match="size must be one of 5, 7, got 6"):
         PointMaze(size=6)
 

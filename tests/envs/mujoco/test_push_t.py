@@ -12,7 +12,7 @@ from benchmarks.recipes import EvaluationRecipe, PlannerRecipe
 from benchmarks.references import OracleActor
 from envs.collect import collect
 from envs.mujoco.push_policy import BlockWaypoints
-from envs.mujoco.push_t import ANGLE, PushT
+from envs.mujoco.push_t import ANGLE, BAR, RADIUS, PushT
 from envs.mujoco.reacher import Reacher
 from envs.policies import UniformRandom
 from tests.envs.mujoco.worlds import generator
@@ -93,16 +93,41 @@ def test_success_is_the_block_s_place_and_angle_and_for_both_the_pusher_s():
     assert both.success(at(0.65, 0.6, 0.1, -0.2, 0.3), goal).item()
     with pytest.raises(ValueError, match="a goal must have shape"):
         block.goal_at(start, torch.zeros(2))
-    with pytest.raises(ValueError, match=r"its block within 0\.75 of the middle"):
-        block.goal_at(start, torch.tensor([0.0, 0.0, 0.9, 0.0, 0.0]))
+    for unreachable in (
+        (0.0, 0.0, 0.9, 0.0, 0.0),
+        (0.1, 0.0, 0.1, 0.0, 0.0),
+    ):  # off the arena; inside the block
+        with pytest.raises(ValueError, match=r"its block within 0\.75 of the middle"):
+            block.goal_at(start, torch.tensor(unreachable))
+
+
+def test_a_block_at_the_edge_has_a_goal_too():
+    sim = PushT()
+    edge = sim.goal_at(sim.initial(200, generator()), torch.tensor([-0.5, -0.5, 0.75, 0.75, 0.0]))
+    goal = sim.goal(edge, generator(1))["position"]
+    assert goal[:, 2:4].abs().max() <= 0.5
+    assert not sim.success(edge, {**edge, "position": goal}).any()
+
+
+def test_the_distance_leads_to_the_goal_under_both_criteria():
+    for criterion in ("block", "both"):
+        sim = PushT(criterion=criterion)
+        goal = sim.goal(sim.initial(200, generator()), generator(1))
+        astray = {**goal, "position": goal["position"].clone()}
+        astray["position"][:, :2] = (goal["position"][:, :2] + goal["position"][:, 2:4]) / 2
+        nearer = sim.distance(goal, goal) < sim.distance(astray, goal)
+        assert (
+            nearer.all() if criterion == "both" else torch.equal(sim.distance(astray, goal), torch.zeros(200))
+        )
 
 
 def test_distance_is_the_root_mean_square_way_of_the_corners():
     sim = PushT()
     start = sim.initial(1, generator())
-    state = sim.goal_at(start, torch.tensor([0.1, 0.0, 0.1, 0.0, 0.0]))
-    shifted = sim.goal_at(start, torch.tensor([0.1, 0.0, 0.1, 0.3, 0.0]))
-    assert float(sim.distance(state, shifted)) == pytest.approx(0.3, abs=1e-6)
+    state = sim.goal_at(start, torch.tensor([0.12, 0.1, 0.0, 0.0, 0.0]))
+    shifted = sim.goal_at(start, torch.tensor([0.8, 0.1, 0.0, 0.3, 0.0]))
+    away = math.hypot(0.12, 0.1) - BAR[1] - RADIUS  # of the pusher to the block
+    assert float(sim.distance(state, shifted)) == pytest.approx(0.3 + 0.1 * away, abs=1e-6)
     centres, rotations = sim.poses(state)
     stem = sim.model.geom("stem").id
     corner = (

@@ -1,10 +1,13 @@
 """What holds for every MuJoCo task: physics bit for bit, pictures like MuJoCo's own, transitions that are functions."""
 
+import itertools
+
 import mujoco
 import numpy as np
 import pytest
 import torch
 
+from envs.goal_task import observation_space
 from envs.mujoco.cart_pole import CartPole
 from envs.mujoco.point_maze import PointMaze
 from envs.mujoco.push_t import PushT
@@ -35,6 +38,8 @@ def test_a_batch_is_mujoco_s_own_step_on_compiled_models_bit_for_bit(make, is_va
     for step in range(50):
         if step % 25 == 0:  # long enough to come to a wall or a limit and press against it
             action = torch.randn((24, sim.action_dim), generator=random).clamp(-1, 1)
+        if "push" in sim.xml and step < 25:
+            action = sim.expert(state, sim.goal(state, generator(4)))
         after = sim.transition(state, action)
         for world, model in enumerate(models):
             data = mujoco.MjData(model)
@@ -42,11 +47,11 @@ def test_a_batch_is_mujoco_s_own_step_on_compiled_models_bit_for_bit(make, is_va
             data.ctrl[:] = action[world]
             for _ in range(sim.num_substeps):
                 mujoco.mj_step(model, data)
-                contacts += data.nefc
+                contacts += data.nefc - data.nf  # without dry friction
             assert np.array_equal(np.float32(data.qpos), after["position"][world])
             assert np.array_equal(np.float32(data.qvel), after["velocity"][world])
         state = after
-    assert contacts > 300  # there was something to press against
+    assert contacts > 200  # there was something to press against
 
 
 def test_a_world_does_not_depend_on_the_factors_of_others(make):
@@ -69,8 +74,7 @@ def test_every_physical_factor_changes_the_motion(make):
         for _ in range(4):
             action = torch.ones((4, sim.action_dim))
             state, other = sim.transition(state, action), sim.transition(other, action)
-        if not (name == "damping" and not sim.model.dof_damping.any()):
-            assert (state["velocity"] != other["velocity"]).any(1).all(), name
+        assert (state["velocity"] != other["velocity"]).any(1).all(), name
 
 
 def test_transitions_are_functions_of_state_and_action(make):
@@ -98,7 +102,8 @@ def test_actions_are_clipped_to_the_bounds(make):
     assert torch.equal(wide["velocity"], narrow["velocity"])
 
 
-def test_a_simulation_that_explodes_is_an_error_and_the_next_call_is_not(make):
+def test_a_simulation_that_explodes_is_an_error_and_the_next_call_is_not(make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where MuJoCo writes its log
     sim = make()
     state, action = sim.initial(3, generator()), torch.ones((3, sim.action_dim))
     expected = sim.transition(state, action)
@@ -107,6 +112,34 @@ def test_a_simulation_that_explodes_is_an_error_and_the_next_call_is_not(make):
     with pytest.raises(ArithmeticError, match="a simulation must stay finite, got mjWARN_BADQVEL"):
         sim.transition(broken, action)
     assert torch.equal(sim.transition(state, action)["position"], expected["position"])
+    if not isinstance(sim, PointMaze):  # whose pictures need no kinematics
+        nowhere = {**state, "position": torch.full_like(state["position"], torch.nan)}
+        with pytest.raises(ArithmeticError, match="a simulation must stay finite"):
+            sim.pixels(nowhere)
+        assert torch.equal(sim.transition(state, action)["position"], expected["position"])
+
+
+def test_splits_of_one_seed_have_other_tasks_and_no_goal_is_solved(make):
+    sim = make()
+    train, held = (sim.initial(40, generator(), split=split) for split in ("train", "eval"))
+    assert (train["position"] != held["position"]).any(1).float().mean() > 0.9
+    again = sim.goal(sim.goal(held, generator(1)), generator(2))
+    assert not sim.success(sim.goal(held, generator(1)), again).any()
+    assert float(sim.distance(again, again).abs().max()) < 1e-5
+    with pytest.raises(ValueError, match="split must be"):
+        sim.initial(1, generator(), split="test")
+
+
+def test_proprioception_stays_in_its_space_under_extreme_factors(make):
+    sim = make()
+    space = observation_space(sim)["proprio"]
+    for corner in itertools.product(*((factor.low, factor.high) for factor in sim.physical.values())):
+        state = sim.initial(8, generator(), dict(zip(sim.physical, corner, strict=True)))
+        for step in range(40):
+            if step % 10 == 0:
+                action = torch.randn((8, sim.action_dim), generator=generator(step)).sign()
+            state = sim.transition(state, action)
+            assert all(row in space for row in sim.proprio(state).numpy())
 
 
 def test_a_rebuilt_simulator_draws_the_same_worlds_and_pictures(make):
