@@ -18,7 +18,6 @@ from envs.mujoco.task import Factor, MujocoTask
 from envs.simulator import goal_positions
 from envs.state import State, num_worlds
 from envs.suggestions import check_positive, check_whole
-from envs.variation import Variation, resolve_variation
 
 RAIL = 1.5  # the cart's way to either side [m]
 START, GOAL = 0.5, 1.0  # carts start, and goals lie, within these of the middle [m]
@@ -90,26 +89,11 @@ class CartPole(MujocoTask):
         self.proprio_low = -self.proprio_high
         self._balance = torch.from_numpy(_balance_gain()).float().to(self.device)
 
-    def initial(
-        self,
-        num_envs: int,
-        generator: torch.Generator,
-        variation: Variation | None = None,
-        *,
-        split: str = "train",
-    ) -> State:
-        """Draw B carts at rest with the pole hanging, up to .1 rad askew; the splits differ in their draws only.
-
-        Raises:
-            ValueError: unknown split or factor, or a value outside ``variation_space``.
-        """
-        self._begin(split, generator)
-        given = resolve_variation(self.variation_space, variation, num_envs, self.device)
-        uniform = self._uniform((num_envs, 2), generator)
+    def _start(self, num: int, generator: torch.Generator) -> State:
+        """Draw carts near the middle, the pole hanging, up to .1 rad askew."""
         hanging = torch.tensor([0.0, math.pi], device=self.device)
-        position = hanging + uniform * torch.tensor([START, 0.1], device=self.device)
-        start = self._standing({}, position)
-        return {**start, **self._default_factors(num_envs), **given, **self._clock(num_envs, generator)}
+        spread = torch.tensor([START, 0.1], device=self.device)
+        return self._standing({}, hanging + spread * self._uniform((num, 2), generator))
 
     def transition(self, state: State, action: Tensor) -> State:
         """Push for .05 s; see :meth:`envs.mujoco.task.MujocoTask.transition`."""
@@ -129,15 +113,10 @@ class CartPole(MujocoTask):
         Raises:
             ValueError: none of the candidates is elsewhere (``success_radius`` covers the rail).
         """
-        num = num_worlds(state)
-        place = GOAL * self._uniform((num, GOAL_CANDIDATES, 1), generator)
-        position = torch.cat([place, torch.zeros_like(place)], -1)  # (B, K, 2)
-        is_valid = ~self._is_near(state["position"][:, None], position)
-        if not bool(is_valid.any(1).all()):
-            raise ValueError(f"a goal must exist outside success_radius, got none for {self.success_radius}")
-        return self._standing(
-            state, position[torch.arange(num, device=self.device), is_valid.to(torch.int8).argmax(1)]
-        )
+        place = GOAL * self._uniform((num_worlds(state), GOAL_CANDIDATES, 1), generator)
+        candidates = torch.cat([place, torch.zeros_like(place)], -1)  # (B, K, 2)
+        is_solved = self._is_near(state["position"][:, None], candidates)
+        return self._standing(state, self._first_unsolved(candidates, is_solved))
 
     def goal_at(self, state: State, position: Tensor) -> State:
         """Return goals with cart and pole at ``position (B, 2)`` or ``(2,)`` [m], [rad], at rest.

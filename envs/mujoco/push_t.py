@@ -17,7 +17,6 @@ from envs.mujoco.task import Factor, MujocoTask
 from envs.simulator import clip_norm
 from envs.state import State, num_worlds
 from envs.suggestions import check_choice, check_positive, check_whole
-from envs.variation import Variation, resolve_variation
 
 PIXEL = 1.0 / 256.0  # of the original arena
 BAR = (60 * PIXEL, 15 * PIXEL)  # half sizes of the T's bar
@@ -93,25 +92,11 @@ class PushT(MujocoTask):
         self.proprio_high = torch.tensor([1.1, 1.1, 4 * SPEED, 4 * SPEED], device=self.device)
         self.proprio_low = -self.proprio_high
 
-    def initial(
-        self,
-        num_envs: int,
-        generator: torch.Generator,
-        variation: Variation | None = None,
-        *,
-        split: str = "train",
-    ) -> State:
-        """Draw B worlds at rest: the block anywhere near the middle, the pusher beside it; splits differ in their draws.
-
-        Raises:
-            ValueError: unknown split or factor, or a value outside ``variation_space``.
-        """
-        self._begin(split, generator)
-        given = resolve_variation(self.variation_space, variation, num_envs, self.device)
-        uniform = self._uniform((num_envs, 3), generator)
-        block = uniform * torch.tensor([BLOCK_START, BLOCK_START, math.pi], device=self.device)
-        start = self._at_rest({}, torch.cat([self._draw_pusher(block, generator), block], 1))
-        return {**start, **self._default_factors(num_envs), **given, **self._clock(num_envs, generator)}
+    def _start(self, num: int, generator: torch.Generator) -> State:
+        """Draw the block anywhere near the middle, the pusher beside it."""
+        spread = torch.tensor([BLOCK_START, BLOCK_START, math.pi], device=self.device)
+        block = spread * self._uniform((num, 3), generator)
+        return self._at_rest({}, torch.cat([self._draw_pusher(block, generator), block], 1))
 
     def proprio(self, state: State) -> Tensor:
         """Return place and velocity of the pusher, ``(B, 4)``; the block is seen only."""
@@ -123,18 +108,14 @@ class PushT(MujocoTask):
         Raises:
             ValueError: none of the candidates is valid (``success_radius`` covers nearly everything).
         """
-        num = num_worlds(state)
         here = state["position"][:, None, 2:]  # (B, 1, 3)
         reach = torch.tensor([SHIFT, SHIFT, TURN], device=self.device)
         limit = torch.tensor([BLOCK_START, BLOCK_START, torch.inf], device=self.device)
         low, high = torch.maximum(here - reach, -limit), torch.minimum(here + reach, limit)
-        uniform = (self._uniform((num, TRIES, 3), generator) + 1.0) / 2.0
-        block = low + uniform * (high - low)
-        is_valid = ~self._is_near(here, block)
-        if not bool(is_valid.any(1).all()):
-            raise ValueError(f"a goal must exist outside success_radius, got none for {self.success_radius}")
-        chosen = block[torch.arange(num, device=self.device), is_valid.to(torch.int8).argmax(1)]
-        return self._at_rest(state, torch.cat([self._draw_pusher(chosen, generator), chosen], 1))
+        uniform = (self._uniform((num_worlds(state), TRIES, 3), generator) + 1.0) / 2.0
+        candidates = low + uniform * (high - low)
+        block = self._first_unsolved(candidates, self._is_near(here, candidates))
+        return self._at_rest(state, torch.cat([self._draw_pusher(block, generator), block], 1))
 
     def goal_at(self, state: State, position: Tensor) -> State:
         """Return goals at ``position``, ``(B, 5)`` or ``(5,)``: places of pusher and block, and its angle [rad].

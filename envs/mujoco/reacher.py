@@ -17,7 +17,6 @@ from envs.mujoco.task import Factor, MujocoTask
 from envs.simulator import goal_positions
 from envs.state import State, num_worlds
 from envs.suggestions import check_choice, check_positive, check_whole
-from envs.variation import Variation, resolve_variation
 
 LINKS = (0.1, 0.11)  # lengths [m]
 RADIUS = 0.016  # of the links [m]
@@ -88,23 +87,8 @@ class Reacher(MujocoTask):
         bound = torch.tensor([far, far, fast, fast], device=self.device)
         self.proprio_low, self.proprio_high = -bound, bound
 
-    def initial(
-        self,
-        num_envs: int,
-        generator: torch.Generator,
-        variation: Variation | None = None,
-        *,
-        split: str = "train",
-    ) -> State:
-        """Draw B arms at rest, their angles uniform within 150 degrees; the splits differ in their draws only.
-
-        Raises:
-            ValueError: unknown split or factor, or a value outside ``variation_space``.
-        """
-        self._begin(split, generator)
-        given = resolve_variation(self.variation_space, variation, num_envs, self.device)
-        start = self._at_rest({}, self._draw_angles(num_envs, generator))
-        return {**start, **self._default_factors(num_envs), **given, **self._clock(num_envs, generator)}
+    def _start(self, num: int, generator: torch.Generator) -> State:
+        return self._at_rest({}, self._uniform((num, 2), generator) * (LIMIT - MARGIN))
 
     def goal(self, state: State, generator: torch.Generator) -> State:
         """Draw another configuration per world, at rest, of the same factors, that is not solved.
@@ -112,15 +96,10 @@ class Reacher(MujocoTask):
         Raises:
             ValueError: none of the candidates is unsolved (``success_radius`` covers nearly everything).
         """
-        num = num_worlds(state)
-        position = self._draw_angles(num * GOAL_CANDIDATES, generator)
-        start = state["position"].repeat_interleave(GOAL_CANDIDATES, 0)
-        is_valid = (self._error(start, position) >= self.success_radius).view(num, -1)
-        if not bool(is_valid.any(1).all()):
-            raise ValueError(f"a goal must exist outside success_radius, got none for {self.success_radius}")
-        first = is_valid.to(torch.int8).argmax(1)
-        chosen = position.view(num, -1, 2)[torch.arange(num, device=self.device), first]
-        return self._at_rest(state, chosen)
+        shape = (num_worlds(state), GOAL_CANDIDATES, 2)
+        candidates = self._uniform(shape, generator) * (LIMIT - MARGIN)
+        is_solved = self._error(state["position"][:, None], candidates) < self.success_radius
+        return self._at_rest(state, self._first_unsolved(candidates, is_solved))
 
     def goal_at(self, state: State, position: Tensor) -> State:
         """Return goals at angles ``position (B, 2)`` or ``(2,)`` [rad], at rest.
@@ -159,9 +138,6 @@ class Reacher(MujocoTask):
     def layout_id(self, state: State) -> Tensor:
         """Return int64 zeros ``(B,)``: the world has one layout."""
         return torch.zeros_like(state["seed"])
-
-    def _draw_angles(self, num: int, generator: torch.Generator) -> Tensor:
-        return self._uniform((num, 2), generator) * (LIMIT - MARGIN)
 
     def _error(self, position: Tensor, goal: Tensor) -> Tensor:
         """Return what has to be below ``success_radius``, ``(B,)``."""

@@ -24,7 +24,7 @@ from envs.mujoco.renderer import MujocoRenderer
 from envs.simulator import VectorLayout, check_action_shape
 from envs.state import State, num_worlds
 from envs.suggestions import check_choice, check_whole
-from envs.variation import Variation
+from envs.variation import Variation, resolve_variation
 
 NUM_SEEDS = 2**24  # seeds stay exact in a float32 state vector
 BACKENDS = ("raster", "mujoco")
@@ -59,6 +59,7 @@ class MujocoTask:
     physical: Mapping[str, Factor]
     world_fields: tuple[str, ...] = ()  # model fields that always differ between worlds
     max_action_norm: float | None = None
+    success_radius: float
 
     def __init__(
         self,
@@ -100,7 +101,20 @@ class MujocoTask:
         *,
         split: str = "train",
     ) -> State:
-        """Draw B start states, see :meth:`envs.simulator.Simulator.initial`."""
+        """Draw B worlds of default factors; where splits have no layouts of their own, they differ in their draws only.
+
+        Raises:
+            ValueError: unknown split or factor, or a value outside ``variation_space``.
+        """
+        check_choice("split", split, ("train", "eval"))
+        if split == "eval":  # equal generators draw other tasks
+            torch.rand(1, generator=generator, device=generator.device)
+        given = resolve_variation(self.variation_space, variation, num_envs, self.device)
+        start = self._start(num_envs, generator)
+        return {**start, **self._default_factors(num_envs), **given, **self._clock(num_envs, generator)}
+
+    def _start(self, num: int, generator: torch.Generator) -> State:
+        """Draw positions, velocities and what else a task keeps, of worlds that begin."""
         raise NotImplementedError
 
     @property
@@ -206,13 +220,6 @@ class MujocoTask:
             for name, value in defaults.items()
         }
 
-    @staticmethod
-    def _begin(split: str, generator: torch.Generator) -> None:
-        """Check a split's name, and let equal generators draw different tasks for "eval" than for "train"."""
-        check_choice("split", split, ("train", "eval"))
-        if split == "eval":
-            torch.rand(1, generator=generator, device=generator.device)
-
     def _clock(self, num: int, generator: torch.Generator) -> State:
         """Return ``seed`` and ``step`` of worlds that begin."""
         seed = torch.randint(NUM_SEEDS, (num,), generator=generator, device=generator.device)
@@ -220,6 +227,21 @@ class MujocoTask:
             "seed": seed.to(self.device),
             "step": torch.zeros(num, dtype=torch.int64, device=self.device),
         }
+
+    def _first_unsolved(self, positions: Tensor, is_solved: Tensor) -> Tensor:
+        """Return the first of the candidates ``(B, K, nq)`` per world that is not solved yet, ``(B, nq)``.
+
+        Raises:
+            ValueError: a world has none (``success_radius`` covers nearly everything).
+        """
+        if bool(is_solved.all(1).any()):
+            raise ValueError(
+                f"a goal must exist outside success_radius, got none for {self.success_radius} in world "
+                f"{int(is_solved.all(1).nonzero()[0, 0])}"
+            )
+        return positions[
+            torch.arange(len(positions), device=self.device), (~is_solved).to(torch.int8).argmax(1)
+        ]
 
     def _uniform(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Draw from [-1, 1)."""
