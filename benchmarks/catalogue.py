@@ -304,10 +304,8 @@ def sized(name: str, size: str | None) -> str:
     if size is None:
         return name
     if f"{name}-{size}" not in RECIPES:
-        having = ", ".join(key.removesuffix("-small") for key in RECIPES if key.endswith("-small"))
-        raise ValueError(
-            f"size must be given for a recipe that has sizes ({having}), got {size!r} for {name!r}"
-        )
+        having = ", ".join(key.removesuffix(f"-{size}") for key in RECIPES if key.endswith(f"-{size}"))
+        raise ValueError(f"size {size!r} must be given for a recipe that has it ({having}), got {name!r}")
     return f"{name}-{size}"
 
 

@@ -245,44 +245,6 @@ def ablations_table(value: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-REFERENCE_ROWS = {
-    "oracle": "planner on the true simulator",
-    "oracle-straight": "the same by straight distance",
-    "expert": "script",
-    "straight-line": "straight line",
-    "correlated": "correlated noise",
-    "random": "random",
-    "zero": "no action",
-}
-
-
-def references_table(values: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a line per task of what ``bench references`` found: ever within the budget, and at its end in brackets."""
-    lines = [
-        "| goals reached [%], ever (at the end) | tasks, steps | "
-        + " | ".join(REFERENCE_ROWS.values())
-        + " |",
-        "|---|---|" + "---|" * len(REFERENCE_ROWS),
-    ]
-    for name, value in values.items():
-        rows = {row["agent"]: row for row in value["evaluations"]}
-        one = rows["random"]
-        entries = [
-            f"{100 * rows[agent]['success_rate']:.0f} ({100 * rows[agent]['success_rate_final']:.0f})"
-            if agent in rows
-            else "–"
-            for agent in REFERENCE_ROWS
-        ]
-        lines.append(f"| {name} | {one['episodes']}, {one['num_steps']} | " + " | ".join(entries) + " |")
-    return "\n".join(lines)
-
-
-def load_references() -> dict[str, dict[str, Any]]:
-    """Read the committed reference rows of the MuJoCo tasks, by name."""
-    paths = sorted(RESULTS.glob("references-*.json"))
-    return {path.stem.removeprefix("references-"): json.loads(path.read_text()) for path in paths}
-
-
 def _ablation_entry(row: Mapping[str, Any], kind: str, key: str, form: str) -> str:
     source = row["diagnostics"] if kind == "diagnostics" else row["agents"].get(kind)
     number = None if source is None else source.get(key)

@@ -101,4 +101,7 @@ def test_the_full_size_runs_as_the_small_one_does(tmp_path):
 
 def test_a_size_that_a_recipe_does_not_have_is_one_sentence(capsys):
     assert main(["run", "moving-dot", "--size", "full", "--quiet"]) == 1
-    assert "recipe that has sizes (two-rooms), got 'full' for 'moving-dot'" in capsys.readouterr().err
+    assert (
+        "size 'full' must be given for a recipe that has it (two-rooms), got 'moving-dot'"
+        in capsys.readouterr().err
+    )
