@@ -31,6 +31,7 @@ def run(smoke: bool = False) -> list[dict[str, Any]]:
 
 def _rows(name: str, sim: Task, num: int, steps: int, repetitions: int) -> list[dict[str, Any]]:
     state = sim.initial(num, torch.Generator().manual_seed(0))
+    one = _one_world(sim)
     action = torch.rand((num, sim.action_dim), generator=torch.Generator().manual_seed(1)) * 2 - 1
     return [
         {
@@ -46,7 +47,9 @@ def _rows(name: str, sim: Task, num: int, steps: int, repetitions: int) -> list[
             "unit": "steps/s",
             "target": None,
             "baseline_name": "mj_step, one world",
-            "baseline_value": per_second(lambda: _step_one(sim, steps * 4), steps * 4, repetitions),
+            "baseline_value": per_second(
+                lambda: _step_one(one, sim.num_substeps, steps * 4), steps * 4, repetitions
+            ),
         },
     ]
 
@@ -55,13 +58,12 @@ def _collect(sim: Task, num: int, steps: int) -> None:
     collect(sim, CorrelatedNoise(), num, steps, torch.Generator().manual_seed(0), keys=("pixels", "proprio"))
 
 
-def _step_one(sim: Task, steps: int) -> None:
+def _step_one(model: mujoco.MjModel, num_substeps: int, steps: int) -> None:
     """Advance one world as a loop in Python does."""
-    model, random = _one_world(sim), np.random.default_rng(0)
-    data = mujoco.MjData(model)
+    data, random = mujoco.MjData(model), np.random.default_rng(0)
     for _ in range(steps):
-        data.ctrl[:] = random.uniform(-1, 1, sim.action_dim)
-        mujoco.mj_step(model, data, sim.num_substeps)
+        data.ctrl[:] = random.uniform(-1, 1, model.nu)
+        mujoco.mj_step(model, data, num_substeps)
 
 
 def _one_world(sim: Task) -> mujoco.MjModel:
