@@ -187,7 +187,3 @@ def _evaluate_mode(
         probe = position_probe(trained, simulator, derive_seed(seed, "inspect"))
         imagined = imagined_paths(actor, probe, episodes.states, recorder.plans, chosen)
     return row, episode_media(simulator, tasks, episodes, imagined, chosen, name)
-
-
-def _report(on_step: OnStep, name: str, step: int, total: int) -> None:
-    on_step(name, step, total, {})

@@ -71,23 +71,16 @@ class Rasteriser:
             if self._types[geom] not in (SPHERE, CAPSULE, BOX):
                 raise ValueError(f"geoms must be spheres, capsules or boxes, got {model.geom(geom).name!r}")
 
-    def __call__(
-        self,
-        centres: Tensor,
-        rotations: Tensor,
-        colours: Mapping[str, Tensor],
-        sizes: Tensor | None = None,
-    ) -> Tensor:
+    def __call__(self, centres: Tensor, rotations: Tensor, colours: Mapping[str, Tensor]) -> Tensor:
         """Return uint8 ``(B, 3, S, S)``.
 
         Args:
             centres: of the geoms, ``(B, G, 3)``.
             rotations: ``(B, G, 3, 3)``.
             colours: name of a layer -> ``(B, 3)``, 0 to 255.
-            sizes: ``(B, G, 3)`` as in MuJoCo's geom table; None takes the model's.
         """
         num, size = len(centres), self.view.size
-        sizes = self._sizes.to(centres.device).expand(num, -1, -1) if sizes is None else sizes
+        sizes = self._sizes.to(centres.device).expand(num, -1, -1)
         pixels = torch.empty((num, 3, size, size), dtype=torch.uint8, device=centres.device)
         steps = chunks(num, 3 * size * size)
         for start in steps:
