@@ -91,7 +91,9 @@ def _add_collect(verbs: Verbs) -> None:
         description="Record trajectories; goes on where an interrupted call with equal settings stopped.",
     )
     collect.add_argument(
-        "env_id", metavar="ENV_ID", help="e.g. worldmodel/TwoRooms-v0; see `worldmodel envs list`"
+        "env_id",
+        metavar="ENV_ID",
+        help="e.g. worldmodel/TwoRooms-v0, see `worldmodel envs list`, or any of Gymnasium such as Ant-v5",
     )
     collect.add_argument("--episodes", type=positive_int, default=1000, help="episodes (default 1000)")
     collect.add_argument(

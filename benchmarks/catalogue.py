@@ -205,6 +205,67 @@ def reacher_small() -> Recipe:
     )
 
 
+def cart_pole_small() -> Recipe:
+    """Cart-pole swing-up from proprioception, at the size of two CPU cores."""
+    return Recipe(
+        name="cart-pole-small",
+        collect=CollectConfig(
+            "worldmodel/CartPole-v0",
+            policy="0.5*correlated+0.5*expert",
+            num_episodes=4000,
+            num_steps=120,
+            chunk=1000,
+            states_only=True,
+        ),
+        model=ModelRecipe(keys=("proprio",), encoder="mlp", embedding_dim=32),
+        objective=ObjectiveRecipe(VARIANCE_COVARIANCE, rollout_steps=8, window=9),
+        world_model=FitConfig(num_steps=2000, lr=2e-3, checkpoint_every=500),
+        predictor=RefitRecipe(FitConfig(num_steps=2000, lr=1e-3, checkpoint_every=500)),
+        critic=CriticRecipe(
+            FitConfig(num_steps=4000, lr=1e-3, checkpoint_every=1000),
+            CriticConfig(max_lag=16, hindsight_mean=25.0, target_rate=0.03),
+        ),
+        actor=ActorRecipe(FitConfig(num_steps=1500, lr=1e-3, checkpoint_every=500), horizon=12),
+        planner=PlannerRecipe(
+            args={"num_samples": 64, "num_iters": 3, "num_elites": 8, "min_std": 0.05},
+            horizon=12,
+            execute=1,
+        ),
+        evaluation=EvaluationRecipe(num_steps=120),
+    )
+
+
+def push_t_small() -> Recipe:
+    """Push-T from the places of pusher and block, at the size of two CPU cores."""
+    return Recipe(
+        name="push-t-small",
+        collect=CollectConfig(
+            "worldmodel/PushT-v0",
+            {"block_in_proprio": True},
+            policy="0.8*block_waypoints+0.2*correlated",
+            num_episodes=8000,
+            num_steps=60,
+            chunk=1000,
+            states_only=True,
+        ),
+        model=ModelRecipe(keys=("proprio",), encoder="mlp", embedding_dim=64),
+        objective=ObjectiveRecipe(VARIANCE_COVARIANCE, rollout_steps=8, window=9),
+        world_model=FitConfig(num_steps=2000, lr=2e-3, checkpoint_every=500),
+        predictor=RefitRecipe(FitConfig(num_steps=3000, lr=1e-3, checkpoint_every=500)),
+        critic=CriticRecipe(
+            FitConfig(num_steps=5000, lr=1e-3, checkpoint_every=1000),
+            CriticConfig(max_lag=16, hindsight_mean=15.0, target_rate=0.03),
+        ),
+        actor=ActorRecipe(FitConfig(num_steps=1500, lr=1e-3, checkpoint_every=500), horizon=8),
+        planner=PlannerRecipe(
+            args={"num_samples": 64, "num_iters": 3, "num_elites": 8, "min_std": 0.1},
+            horizon=12,
+            execute=2,
+        ),
+        evaluation=EvaluationRecipe(num_steps=60),
+    )
+
+
 def moving_dot() -> Recipe:
     """One moving dot without distractors: a GRU predictor open loop over the whole trajectory."""
     return Recipe(
@@ -289,6 +350,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "two-rooms-full": two_rooms_full,
     "point-maze-small": point_maze_small,
     "reacher-small": reacher_small,
+    "cart-pole-small": cart_pole_small,
+    "push-t-small": push_t_small,
     "moving-dot": moving_dot,
     "slow-features": slow_features,
 }

@@ -108,14 +108,13 @@ def _run_recipe(arguments: argparse.Namespace, name: str, objective: str | None,
 def collect(arguments: argparse.Namespace) -> int:
     """Record trajectories into a store."""
     _prepare(arguments)
-    from benchmarks.collecting import NATIVE_POLICY, collect_store
+    from benchmarks.collecting import NATIVE_POLICY, collect_store, make_source
     from benchmarks.display import make_console, progress_bar
     from benchmarks.recipes import CollectConfig
     from benchmarks.runs import command_line, versions, write_json
-    from envs.registration import make_simulator
 
     env_kwargs = key_values(arguments.env_args)
-    simulator = make_simulator(arguments.env_id, **env_kwargs)
+    source = make_source(arguments.env_id, env_kwargs, instances=1)
     config = CollectConfig(
         arguments.env_id,
         env_kwargs,
@@ -123,7 +122,7 @@ def collect(arguments: argparse.Namespace) -> int:
         policy_kwargs=key_values(arguments.policy_args),
         variation=key_values(arguments.variation),
         num_episodes=arguments.episodes,
-        num_steps=arguments.steps or simulator.max_steps,
+        num_steps=arguments.steps or source.max_steps,
         states_only=arguments.states_only,
     )
     with progress_bar(make_console(arguments.quiet), "episodes") as update:

@@ -14,6 +14,7 @@ import torch
 from benchmarks.recipes import CollectConfig, like
 from benchmarks.seeding import derive_seed, make_generator
 from envs.collect import collect
+from envs.gymnasium_worlds import GymnasiumWorlds, is_foreign
 from envs.mujoco.push_policy import BlockWaypoints
 from envs.policies import (
     CorrelatedNoise,
@@ -33,6 +34,8 @@ from worldmodel.data import ArraySpec, StoreError, TrajectoryStore
 from worldmodel.jepa import require_known
 
 OnChunk = Callable[[int, int], None]  # episodes done, episodes in all
+Source = Simulator | GymnasiumWorlds
+INSTANCES = 32  # of a Gymnasium environment that act together
 
 
 def _in_one_room(walk: Callable[..., Policy]) -> Callable[..., OneRoom]:
@@ -116,10 +119,9 @@ def collect_store(
     Raises:
         StoreError: there is a store that was collected with other settings, or another process appends to it.
     """
-    simulator = make_simulator(config.env_id, **config.env_kwargs, device=device)
+    source = make_source(config.env_id, config.env_kwargs, device=device)
     policy = make_data_policy(config.policy, config.policy_kwargs)
-    store = _open_or_create(config, path, simulator, seed, split)
-    keys = tuple(key for key in store.spec if key not in ("action", "action_valid"))
+    store = _open_or_create(config, path, source, seed, split)
     done, index = store.num_episodes, store.next_index
     while done < config.num_episodes:
         number = done // config.chunk
@@ -127,18 +129,24 @@ def collect_store(
             raise StoreError(
                 f"{path} must hold whole chunks of {config.chunk} episodes to be resumed, got {done} episodes"
             )
-        episodes = collect(
-            simulator,
-            policy,
-            min(config.chunk, config.num_episodes - done),
-            config.num_steps,
-            make_generator(seed, "collect", number),
-            split=split,
-            keys=keys,
-            variation=config.variation or None,
-        )
-        factors = episodes.pop("factors")
-        count = len(episodes["action"])
+        count = min(config.chunk, config.num_episodes - done)
+        generator = make_generator(seed, "collect", number)
+        episodes: Any
+        factors: dict[str, Any] | None
+        if isinstance(source, GymnasiumWorlds):
+            episodes, factors = source.record(policy, count, config.num_steps, generator), None
+        else:
+            episodes = collect(
+                source,
+                policy,
+                count,
+                config.num_steps,
+                generator,
+                split=split,
+                keys=tuple(key for key in store.spec if key not in ("action", "action_valid")),
+                variation=config.variation or None,
+            )
+            factors = episodes.pop("factors")
         appended = store.append(
             episodes,
             seeds=[derive_seed(seed, "collect", number)] * count,
@@ -151,11 +159,29 @@ def collect_store(
         done += count
         if on_chunk is not None:
             on_chunk(done, config.num_episodes)
+    if isinstance(source, GymnasiumWorlds):
+        source.close()
     return store
 
 
+def make_source(
+    env_id: str, kwargs: dict[str, Any], device: torch.device | str = "cpu", instances: int = INSTANCES
+) -> Source:
+    """Make what trajectories are recorded in: one of our simulators, or instances of a Gymnasium environment.
+
+    Raises:
+        ValueError: an unknown id or keyword, or an environment whose actions or observations are no vectors.
+    """
+    if is_foreign(env_id):
+        draws = (
+            kwargs.get("image_size") is not None
+        )  # several OpenGL contexts in a process slow each other down
+        return GymnasiumWorlds(env_id, 1 if draws else instances, **kwargs)
+    return make_simulator(env_id, **kwargs, device=device)
+
+
 def _open_or_create(
-    config: CollectConfig, path: Path | str, simulator: Simulator, seed: int, split: str
+    config: CollectConfig, path: Path | str, source: Source, seed: int, split: str
 ) -> TrajectoryStore:
     settings = {**dataclasses.asdict(config), "seed": seed, "split": split}
     comparable = {key: value for key, value in settings.items() if key != "num_episodes"}
@@ -165,7 +191,7 @@ def _open_or_create(
         if Path(path).exists() and (Path(path) / "episodes.lance").exists():
             raise  # a store, but not one that can be read
         return TrajectoryStore.create(
-            path, _spec(simulator, config), env=env_spec(simulator), metadata={"collect": settings}
+            path, _spec(source, config), env=env_spec(source), metadata={"collect": settings}
         )
     earlier = dict(store.metadata.get("collect", {}))
     earlier.pop("num_episodes", None)
@@ -178,28 +204,29 @@ def _open_or_create(
     return store
 
 
-def _spec(simulator: Simulator, config: CollectConfig) -> dict[str, ArraySpec]:
-    spec = {
-        "proprio": ArraySpec("float32", (simulator.proprio_dim,)),
-        "state": ArraySpec("float32", (simulator.state_dim,)),
-        "action": ArraySpec("float32", (simulator.action_dim,)),
-        "action_valid": ArraySpec("bool", ()),
+def _spec(source: Source, config: CollectConfig) -> dict[str, ArraySpec]:
+    pixels = None if config.states_only else source.pixels_shape
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {
+        **({} if pixels is None else {"pixels": ("uint8", pixels)}),
+        "proprio": ("float32", (source.proprio_dim,)),
+        **({"state": ("float32", (source.state_dim,))} if source.state_dim else {}),
+        "action": ("float32", (source.action_dim,)),
+        "action_valid": ("bool", ()),
     }
-    if config.states_only:
-        return spec
-    return {"pixels": ArraySpec("uint8", simulator.pixels_shape), **spec}
+    return {key: ArraySpec(dtype, shape) for key, (dtype, shape) in shapes.items()}
 
 
-def env_spec(simulator: Simulator) -> dict[str, Any]:
+def env_spec(source: Source) -> dict[str, Any]:
     """What a store and a checkpoint say about their environment: id, keyword arguments, shapes and bounds."""
+    pixels = {} if source.pixels_shape is None else {"pixels": list(source.pixels_shape)}
     return {
-        "id": simulator.env_id,
-        "kwargs": simulator.kwargs,
-        "observation": {"pixels": list(simulator.pixels_shape), "proprio": [simulator.proprio_dim]},
+        "id": source.env_id,
+        "kwargs": source.kwargs,
+        "observation": {**pixels, "proprio": [source.proprio_dim]},
         "action": {
-            "low": simulator.action_low.tolist(),
-            "high": simulator.action_high.tolist(),
-            "max_norm": simulator.max_action_norm,
+            "low": source.action_low.tolist(),
+            "high": source.action_high.tolist(),
+            "max_norm": source.max_action_norm,
         },
     }
 

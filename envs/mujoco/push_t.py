@@ -41,6 +41,7 @@ class PushT(MujocoTask):
 
     Args:
         criterion: what has to be where the goal has it: the "block", or "both", pusher and block.
+        block_in_proprio: add place, cosine and sine of the block to ``proprio``, for agents that see no pictures.
         success_radius: how far a place may be from the goal's; the block's angle may be 20 degrees off.
         image_size: pixels per side.
         render_backend: who draws ``pixels``: "raster", batched, or "mujoco", which needs an OpenGL context.
@@ -49,7 +50,6 @@ class PushT(MujocoTask):
     """
 
     env_id = "worldmodel/PushT-v0"
-    proprio_dim = 4
     colours = {  # noqa: RUF012
         "background_color": (245, 243, 238),
         "block_color": (38, 50, 72),
@@ -65,6 +65,7 @@ class PushT(MujocoTask):
         self,
         *,
         criterion: str = "block",
+        block_in_proprio: bool = False,
         success_radius: float = 20 * PIXEL,
         image_size: int = 64,
         render_backend: str = "raster",
@@ -73,6 +74,7 @@ class PushT(MujocoTask):
     ) -> None:
         check_choice("criterion", criterion, CRITERIA)
         self.criterion, self.success_radius = criterion, float(success_radius)
+        self.block_in_proprio = bool(block_in_proprio)
         self.max_steps = int(max_steps)
         check_positive("success_radius", self.success_radius)
         check_whole("max_steps", self.max_steps, at_least=1)
@@ -89,8 +91,9 @@ class PushT(MujocoTask):
             render_backend=render_backend,
             device=device,
         )
-        self.proprio_high = torch.tensor([1.1, 1.1, 4 * SPEED, 4 * SPEED], device=self.device)
-        self.proprio_low = -self.proprio_high
+        high = [1.1, 1.1, 4 * SPEED, 4 * SPEED, *([1.1, 1.1, 1.0, 1.0] if self.block_in_proprio else [])]
+        self.proprio_high = torch.tensor(high, device=self.device)
+        self.proprio_low, self.proprio_dim = -self.proprio_high, len(high)
 
     def _start(self, num: int, generator: torch.Generator) -> State:
         """Draw the block anywhere near the middle, the pusher beside it."""
@@ -99,8 +102,15 @@ class PushT(MujocoTask):
         return self._at_rest({}, torch.cat([self._draw_pusher(block, generator), block], 1))
 
     def proprio(self, state: State) -> Tensor:
-        """Return place and velocity of the pusher, ``(B, 4)``; the block is seen only."""
-        return torch.cat([state["position"][:, :2], state["velocity"][:, :2]], 1)
+        """Return place and velocity of the pusher, ``(B, 4)``; with ``block_in_proprio`` also of the block, ``(B, 8)``.
+
+        Of the block these are its place and the cosine and sine of its angle.
+        """
+        pusher = torch.cat([state["position"][:, :2], state["velocity"][:, :2]], 1)
+        if not self.block_in_proprio:
+            return pusher
+        angle = state["position"][:, 4:]
+        return torch.cat([pusher, state["position"][:, 2:4], angle.cos(), angle.sin()], 1)
 
     def goal(self, state: State, generator: torch.Generator) -> State:
         """Draw a pose of the block per world, at most .4 and 60 degrees from where it is, that is not solved.
