@@ -26,6 +26,8 @@ START_JITTER = 0.3  # around a cell's centre [cells]
 GOAL_JITTER = 0.2  # the same; no goal is within reach across a corner
 MIN_DISTANCE = {5: 3.0, 7: 6.0}  # from start to goal along the way, by size [cells]
 MAX_STEPS = {5: 100, 7: 150}
+DETOUR = 2.0  # in the split "detour" ways are at least this many times as long as straight lines
+SPLITS = (*mazes.SPLITS, "detour")
 TRIES = 100  # redraws of mazes and starts that no goal is far enough from
 EXPERT_GAIN = 5.0  # velocity per distance [1/s]
 EXPERT_LAG = 0.1  # in which forces are to correct a velocity [s]
@@ -49,7 +51,8 @@ class PointMaze(MujocoTask):
 
     Args:
         size: 5 or 7 cells per side, without the border.
-        num_mazes: how many mazes the split "train" has; None gives every episode a maze of its own. "eval" always does.
+        num_mazes: how many mazes the split "train" has; None gives every episode a maze of its own. "eval" always does,
+            and "detour", whose mazes are as much held out and whose goals are twice as far along the way as they look.
         actuation: "velocity" (with a time constant of .1 s) or "force" (of .5 s).
         image_size: pixels per side.
         render_backend: who draws ``pixels``: "raster", batched, or "mujoco", which needs an OpenGL context.
@@ -119,6 +122,8 @@ class PointMaze(MujocoTask):
     ) -> State:
         """Draw B worlds: a maze of the split, default factors, the ball at rest in a cell that some goal is far from.
 
+        The split "detour" is "eval" with the factor ``min_detour`` at 2.
+
         Factors in ``variation`` (one value, or one per world) replace the defaults; mazes given as ``walls`` are taken
         as they are, whatever the split, if their free cells are connected and few enough of them are wall.
 
@@ -126,7 +131,9 @@ class PointMaze(MujocoTask):
             ValueError: unknown split or factor, a value outside ``variation_space``, mazes that are not connected or
                 have too many walls, or in which no goal is far enough from any start.
         """
-        check_choice("split", split, mazes.SPLITS)
+        check_choice("split", split, SPLITS)
+        if split == "detour":
+            split, variation = "eval", {"min_detour": DETOUR, **(variation or {})}
         given = resolve_variation(self.variation_space, variation, num_envs, self.device)
         if "walls" in given:
             self._check_walls(given["walls"].bool())
@@ -141,8 +148,8 @@ class PointMaze(MujocoTask):
             state = {key: value.index_copy(0, worlds, drawn[key]) for key, value in state.items()}
         else:
             raise ValueError(
-                f"a maze must have a goal {self.min_distance} cells from some start along the way and outside "
-                f"success_radius, {self.success_radius}, got none in world "
+                f"a maze must have a goal {self.min_distance} cells from some start along the way, outside "
+                f"success_radius, {self.success_radius}, and behind a detour of min_detour, got none in world "
                 f"{int(worlds[0])}"
             )
         return {**state, **self._clock(num_envs, generator)}
@@ -156,8 +163,8 @@ class PointMaze(MujocoTask):
         far = self._far_cells(state).flatten(1)
         if not bool(far.any(1).all()):
             raise ValueError(
-                f"a world must have a cell {self.min_distance} cells away along the way, got none in world "
-                f"{int((~far.any(1)).nonzero()[0, 0])}"
+                f"a world must have a cell {self.min_distance} cells away along the way and min_detour times as far as "
+                f"it looks, got none in world {int((~far.any(1)).nonzero()[0, 0])}"
             )
         return self._at_rest(state, self._draw_place(far, GOAL_JITTER, generator))
 
@@ -246,8 +253,13 @@ class PointMaze(MujocoTask):
         return centres, torch.eye(3, device=self.device).expand(*centres.shape[:2], 3, 3)
 
     def _variation_space(self) -> spaces.Dict:
+        """Add the maze, and how many times as long as the straight line a way has to be for a goal."""
         walls = spaces.Box(0, 1, (self.size, self.size), np.uint8)
-        return spaces.Dict({"walls": walls, **super()._variation_space().spaces})
+        detour = spaces.Box(1.0, 4.0, (), np.float32)
+        return spaces.Dict({"walls": walls, "min_detour": detour, **super()._variation_space().spaces})
+
+    def _default_factors(self, num: int) -> State:
+        return {"min_detour": torch.ones(num, device=self.device), **super()._default_factors(num)}
 
     def _draw_start(self, num: int, generator: torch.Generator, given: State, split: str) -> State:
         walls = given.get("walls")
@@ -272,13 +284,17 @@ class PointMaze(MujocoTask):
         return mazes.centre_of(cell, self.size) + jitter * (2.0 * uniform - 1.0)
 
     def _far_cells(self, state: State) -> Tensor:
-        """Return the cells whose centre is ``min_distance`` or more away, and not within reach, bool ``(B, n, n)``."""
+        """Return the cells whose centre is ``min_distance`` or more away and not within reach, bool ``(B, n, n)``.
+
+        The way to them is also at least ``min_detour`` times the straight line.
+        """
         far = mazes.distances_to(state["walls"].bool(), state["position"])
         cells = torch.cartesian_prod(*[torch.arange(self.size, device=self.device)] * 2)
         centres = mazes.centre_of(cells, self.size).view(self.size, self.size, 2)
         straight = (centres - state["position"][:, None, None]).norm(dim=-1)
         is_within_reach = straight < self.success_radius + math.sqrt(2.0) * GOAL_JITTER
-        return torch.isfinite(far) & (far >= self.min_distance) & ~is_within_reach
+        is_behind = far >= state["min_detour"][:, None, None] * straight
+        return torch.isfinite(far) & (far >= self.min_distance) & is_behind & ~is_within_reach
 
     def _check_walls(self, walls: Tensor) -> None:
         most = mazes.max_walls(self.size)

@@ -65,7 +65,7 @@ def test_goals_in_walls_and_mazes_without_goals_are_refused():
         sim.initial(1, generator(), {"walls": torch.ones((7, 7), dtype=torch.uint8)})
     with pytest.raises(ValueError, match="a maze must have a goal 30.0 cells from some start"):
         PointMaze(min_distance=30)
-    with pytest.raises(ValueError, match="outside success_radius, 20.0, got none"):
+    with pytest.raises(ValueError, match="outside success_radius, 20.0, and behind"):
         PointMaze(success_radius=20)
     with pytest.raises(ValueError, match="size must be one of 5, 7, got 6"):
         PointMaze(size=6)
@@ -98,3 +98,23 @@ def test_factors_and_layouts_come_back_as_given():
     assert torch.equal(sim.layout_id(again), sim.layout_id(state))
     for name, value in factors.items():
         assert torch.equal(again[name], value), name
+
+
+def test_the_detour_split_has_held_out_mazes_and_goals_twice_as_far_as_they_look():
+    sim = PointMaze()
+    state = sim.initial(200, generator(), split="detour")
+    goal = sim.goal(state, generator(1))
+    cell = (goal["position"] + 3.5).floor() - 3.0  # whose centre the way is measured to
+    straight = (cell - state["position"]).norm(dim=-1)
+    way = sim.distance(state, {**goal, "position": cell})
+    assert bool(
+        (way >= 1.7 * straight).all()
+    )  # measured from the start and not from its cell, a little shorter
+    assert bool((state["min_detour"] == 2.0).all())
+    assert bool(mazes.is_held_out(state["walls"].bool()).all())
+    plain = sim.initial(200, generator(), split="eval")
+    far = sim.goal(plain, generator(1))
+    ratio = sim.distance(plain, far) / (far["position"] - plain["position"]).norm(dim=-1)
+    assert float((ratio >= 2).float().mean()) < 0.5  # goals of the other split are seldom so
+    with pytest.raises(ValueError, match="one of \\['train', 'eval', 'detour'\\], got 'detuor'"):
+        sim.initial(1, generator(), split="detuor")
