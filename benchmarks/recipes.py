@@ -113,9 +113,12 @@ class CriticRecipe:
     critic: CriticConfig = field(default_factory=CriticConfig)
     batch_size: int = 512
     paths: PathConfig | None = None
+    starts_per_goal: int = (
+        1  # pairs of a batch that share a goal, which a value map plans to once; of paths only
+    )
 
     def __post_init__(self) -> None:
-        require_positive(self, "batch_size")
+        require_positive(self, "batch_size", "starts_per_goal")
 
 
 @dataclass(frozen=True)

@@ -280,7 +280,8 @@ class _Stages:
             critic = Critic(model.embedding_shape, config.critic).to(self.device)
         seed = derive_seed(self.seed, "pairs")
         if config.paths is not None:
-            batches = PathPairs(self.path_graphs(model, config.paths), config.batch_size, seed)
+            graphs = self.path_graphs(model, config.paths)
+            batches = PathPairs(graphs, config.batch_size, seed, config.starts_per_goal)
             critic.set_statistics(*batches.statistics())
             self._fit(PathObjective(critic), batches, {"path_length": 1.0}, config.fit, "critic")
         else:

@@ -1,7 +1,8 @@
 """The trainable cost: a goal-conditioned critic that predicts the steps to go from embeddings.
 
-``d(s, g) = |phi(s) - phi(g)|`` estimates the number of environment steps between two embeddings (Wang et al. 2023,
-arXiv 2304.01203, for metric heads). Embedding distance does not know about doors; this does. It is trained offline on the
+``d(s, g)`` estimates the number of environment steps between two embeddings. Embedding distance knows no doors; this
+does. It is a distance of features, ``|phi(s) - phi(g)|`` (Wang et al. 2023, arXiv 2304.01203, for metric heads), or
+where the embedding is a map, values that spread over it (:mod:`worldmodel.value_map`). It is trained offline on the
 trajectories of the world model, in one of two ways:
 
 * temporal differences (:class:`CriticObjective`): hindsight goals (later frames of the same trajectory) and random ones,
@@ -28,14 +29,22 @@ from torch.nn import functional as F
 from worldmodel.checkpoint import CheckpointError, load_folder, load_state, save_folder, state_tensors
 from worldmodel.costs import Cost, flatten_embeddings
 from worldmodel.encoders import mlp
+from worldmodel.value_map import ValueMap
+
+HEADS = ("metric", "value_map")
 
 
 @dataclass(frozen=True)
 class CriticConfig:
     """Architecture and objective of the critic."""
 
-    feature_dim: int = 32  # size of phi
-    hidden_dims: tuple[int, ...] = (256, 256)
+    head: str = "metric"  # of HEADS: "metric", a distance of features, or "value_map", of feature maps only
+    feature_dim: int = 32  # size of phi, or value maps
+    hidden_dims: tuple[int, ...] = (
+        256,
+        256,
+    )  # of phi; of a value map the first is what its convolutions have
+    num_iterations: int = 24  # how far a value map spreads [positions of the map]
     max_lag: int = 8  # n of the n-step targets is uniform in 1 .. max_lag
     hindsight: float = 0.6  # share of goals from the same trajectory; the rest are random frames
     hindsight_mean: float = 25.0  # mean offset of a hindsight goal, geometric [steps]
@@ -45,18 +54,50 @@ class CriticConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_dims", tuple(self.hidden_dims))
+        if self.head not in HEADS:
+            raise ValueError(f"head must be one of {', '.join(HEADS)}, got {self.head!r}")
         for name in ("hindsight", "expectile", "target_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        for name, value in (("max_lag", self.max_lag), ("feature_dim", self.feature_dim)):
-            if value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
+        for name in ("max_lag", "feature_dim", "num_iterations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if any(width < 1 for width in self.hidden_dims):
             raise ValueError(f"hidden_dims must be >= 1, got {self.hidden_dims}")
         if not self.scale > 0:
             raise ValueError(f"scale must be > 0, got {self.scale}")
         if not self.hindsight_mean >= 1:
             raise ValueError(f"hindsight_mean must be >= 1, got {self.hindsight_mean}")
+
+
+class MetricHead(nn.Module):
+    """``d(s, g) = |phi(s) - phi(g)|``: symmetric, and no way is longer than a detour.
+
+    Args:
+        size: of an embedding, flat.
+        hidden_dims: of ``phi``.
+        feature_dim: what it returns.
+    """
+
+    def __init__(self, size: int, hidden_dims: Sequence[int], feature_dim: int) -> None:
+        super().__init__()
+        self.phi = mlp([size, *hidden_dims, feature_dim])
+
+    def forward(self, start: Tensor, goal: Tensor) -> Tensor:
+        """Return ``(...)`` from ``start (..., D)`` to ``goal (..., D)``, broadcasting."""
+        difference = self.phi(start) - self.phi(goal)
+        return difference.square().sum(dim=-1).add(1e-8).sqrt()
+
+
+def _make_head(embedding_shape: Sequence[int], config: CriticConfig) -> nn.Module:
+    if config.head == "metric":
+        return MetricHead(math.prod(embedding_shape), config.hidden_dims, config.feature_dim)
+    return ValueMap(
+        embedding_shape,
+        channels=config.feature_dim,
+        hidden_channels=config.hidden_dims[0],
+        num_iterations=config.num_iterations,
+    )
 
 
 class Critic(Cost):
@@ -76,7 +117,7 @@ class Critic(Cost):
         self.embedding_shape = tuple(embedding_shape)
         self.summed = summed
         size = math.prod(embedding_shape)
-        self.phi = mlp([size, *self.config.hidden_dims, self.config.feature_dim])
+        self.head = _make_head(embedding_shape, self.config)
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
 
@@ -86,18 +127,16 @@ class Critic(Cost):
         self.get_buffer("mean").copy_(mean)
         self.get_buffer("std").copy_(torch.where(std > 0, std, torch.ones_like(std)))
 
-    def distance(self, embedding: Tensor, goal: Tensor, phi: nn.Module | None = None) -> Tensor:
+    def distance(self, embedding: Tensor, goal: Tensor, head: nn.Module | None = None) -> Tensor:
         """Predict the steps from ``embedding (..., D)`` to ``goal (..., D)`` (flat, broadcasting), ``(...)``.
 
         Args:
             embedding: where from.
             goal: where to.
-            phi: features of another network of the same shape, e.g. a moving average of this one's.
+            head: another of the same shape, e.g. a moving average of this one's.
         """
-        phi = phi or self.phi
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
-        difference = phi((embedding - mean) / std) - phi((goal - mean) / std)
-        return self.config.scale * difference.square().sum(dim=-1).add(1e-8).sqrt()
+        return self.config.scale * (head or self.head)((embedding - mean) / std, (goal - mean) / std)
 
     def forward(self, embeddings: Tensor, actions: Tensor, goal: Tensor) -> Tensor:
         """Return the predicted steps to go after the last action, or their sum over the plan."""
@@ -117,13 +156,13 @@ class CriticObjective(nn.Module):
     def __init__(self, critic: Critic) -> None:
         super().__init__()
         self.critic = critic
-        self.target_phi = copy.deepcopy(critic.phi).requires_grad_(False)
+        self.target_head = copy.deepcopy(critic.head).requires_grad_(False)
 
     def forward(self, batch: Mapping[str, Tensor], step: int = 0) -> dict[str, Tensor]:  # noqa: ARG002
         """Return ``{"steps_to_go": loss}`` for a batch of :class:`GoalPairs`; ``step`` is not read."""
         prediction = self.critic.distance(batch["start"], batch["goal"])
         with torch.no_grad():
-            ahead = self.critic.distance(batch["ahead"], batch["goal"], phi=self.target_phi)
+            ahead = self.critic.distance(batch["ahead"], batch["goal"], head=self.target_head)
             bootstrapped = batch["lag"] + ahead * batch["bootstrap"]
         error = prediction - bootstrapped
         tau = self.critic.config.expectile
@@ -134,7 +173,7 @@ class CriticObjective(nn.Module):
     def update_target(self) -> None:
         """Move the target network towards the online one by ``target_rate``."""
         rate = self.critic.config.target_rate
-        for target, source in zip(self.target_phi.parameters(), self.critic.phi.parameters(), strict=True):
+        for target, source in zip(self.target_head.parameters(), self.critic.head.parameters(), strict=True):
             target.lerp_(source, rate)
 
 

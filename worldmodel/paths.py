@@ -201,15 +201,19 @@ class PathPairs:
         graphs: at least one.
         batch_size: pairs per batch, at most: pairs that no path joins are left out.
         seed: batches are a function of ``(seed, step)``.
+        starts_per_goal: as many pairs, one after the other, have one goal.
 
     Raises:
         ValueError: there is no graph.
     """
 
-    def __init__(self, graphs: Sequence[PathGraph], batch_size: int, seed: int) -> None:
+    def __init__(
+        self, graphs: Sequence[PathGraph], batch_size: int, seed: int, starts_per_goal: int = 1
+    ) -> None:
         if not graphs:
             raise ValueError("path pairs must be drawn from at least one graph, got none")
         self.graphs, self.batch_size, self.seed = graphs, batch_size, seed
+        self.starts_per_goal = starts_per_goal
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         """Return ``start (M, D)``, ``goal (M, D)`` and ``steps (M,)`` of the batch of ``step``."""
@@ -222,6 +226,7 @@ class PathPairs:
         for index in torch.randint(len(self.graphs), (num_graphs,), generator=generator).tolist():
             graph = self.graphs[index]
             i, j = torch.randint(len(graph.nodes), (2, share), generator=generator)
+            j = j[:: self.starts_per_goal].repeat_interleave(self.starts_per_goal)[:share]
             k = torch.randint(len(graph.imagined), (share - half,), generator=generator)
             length = torch.cat([graph.steps[i[:half], j[:half]], graph.steps[graph.arrived[k], j[half:]]])
             device, is_joined = graph.nodes.device, length.isfinite()

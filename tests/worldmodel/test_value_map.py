@@ -1,0 +1,67 @@
+"""The head of the critic for feature maps: its values spread over the goal's map, and starts read them."""
+
+import pytest
+import torch
+
+from worldmodel.critic import Critic, CriticConfig, load_critic, save_critic
+from worldmodel.value_map import ValueMap
+
+SHAPE = (3, 1, 6)  # agent, goal marker, wall; a corridor of six positions
+
+
+def corridors(num, generator):
+    """One-hot agents and goals in corridors with a wall somewhere or nowhere, and the steps between them."""
+    start, goal = torch.randint(6, (2, num), generator=generator)
+    wall = torch.randint(-6, 6, (num,), generator=generator)
+    maps = torch.zeros(2, num, *SHAPE)
+    for which, place in enumerate((start, goal)):
+        maps[which, torch.arange(num), 0, 0, place] = 1
+    is_wall = wall >= 0
+    maps[:, is_wall, 2, 0, wall[is_wall]] = 1
+    low, high = torch.minimum(start, goal), torch.maximum(start, goal)
+    is_blocked = (wall > low) & (wall < high)
+    steps = (start - goal).abs().float() + 6.0 * is_blocked
+    return maps[0].flatten(1), maps[1].flatten(1), steps
+
+
+def test_it_learns_that_a_wall_in_between_makes_the_way_longer():
+    torch.manual_seed(0)
+    net, generator = ValueMap(SHAPE, channels=4, hidden_channels=16, num_iterations=6), torch.Generator()
+    optimiser = torch.optim.Adam(net.parameters(), lr=5e-3)
+    for _ in range(250):
+        start, goal, steps = corridors(64, generator)
+        loss = (net(start, goal) - steps).abs().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    start, goal, steps = corridors(500, generator)
+    with torch.no_grad():
+        error = (net(start, goal) - steps).abs().mean()
+    assert error < 0.9  # the mean alone is 2.4 off
+
+
+def test_goals_are_shared_and_broadcast_without_a_difference():
+    torch.manual_seed(0)
+    critic = Critic(
+        (4, 3, 3), CriticConfig(head="value_map", feature_dim=2, hidden_dims=(8,), num_iterations=3)
+    )
+    starts, goals = torch.randn(5, 7, 36), torch.randn(5, 1, 36)
+    apart = torch.stack([critic.distance(starts[b, n], goals[b, 0]) for b in range(5) for n in range(7)])
+    torch.testing.assert_close(critic.distance(starts, goals).flatten(), apart)
+    repeated = goals.expand(-1, 7, -1).reshape(-1, 36)
+    torch.testing.assert_close(critic.distance(starts.flatten(0, 1), repeated), apart)
+    imagined = starts.view(5, 7, 1, 36)
+    cost = critic(imagined.unflatten(3, (4, 3, 3)), torch.zeros(5, 7, 1, 2), goals.view(5, 1, 4, 3, 3))
+    torch.testing.assert_close(cost.flatten(), apart)
+    assert bool((apart >= 0).all())
+
+
+def test_it_survives_the_disk_and_needs_a_map(tmp_path):
+    critic = Critic((4, 3, 3), CriticConfig(head="value_map", feature_dim=2, hidden_dims=(8,)))
+    save_critic(tmp_path / "critic", critic)
+    a, b = torch.randn(2, 6, 36)
+    assert torch.equal(load_critic(tmp_path / "critic").distance(a, b), critic.distance(a, b))
+    with pytest.raises(ValueError, match=r"a value map must be of a feature map \(C, h, w\), got \(36,\)"):
+        Critic((36,), CriticConfig(head="value_map"))
+    with pytest.raises(ValueError, match="head must be one of metric, value_map, got 'values'"):
+        CriticConfig(head="values")
