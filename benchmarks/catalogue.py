@@ -154,9 +154,9 @@ def two_rooms_full() -> Recipe:
 def point_maze_small() -> Recipe:
     """PointMaze 7 x 7 from pictures and velocities, at the size of two CPU cores, evaluated on mazes never seen.
 
-    What holds for rooms holds for mazes: a feature map, here of one position per cell of the maze, and shortest paths over
-    the episodes that share a maze. A distance of features does not find ways in mazes that it never saw; values that spread
-    over the map do. Proprioception has what a frame does not show, the velocity, and not the place, which the encoder would
+    What holds for rooms holds for mazes: a feature map, here of one position per cell, and shortest paths over the
+    episodes that share a maze. A distance of features finds no ways in mazes that it never saw; values that spread over
+    the map do. Proprioception has what a frame does not show, the velocity, and not the place, which the encoder would
     then have everywhere instead of where the ball is.
     """
     rooms = two_rooms_small()

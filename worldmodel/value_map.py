@@ -2,8 +2,8 @@
 
 A distance between two vectors of features has to have learned every layout; a rule that carries values from position to
 position does not (value iteration networks: Tamar et al. 2016, arXiv 1602.02867). Here the rule is that of Bellman and
-Ford, with learned costs: ``V_p = min(V_p, min_q (c_pq + V_q))`` over the eight neighbours ``q``. The goal's map shows walls and
-goal, so the values of all places are computed from it once, however many starts there are.
+Ford, with learned costs: ``V_p = min(V_p, min_q (c_pq + V_q))`` over the eight neighbours ``q``. The goal's map shows
+walls and goal, so the values of all places are computed from it once, however many starts there are.
 """
 
 from __future__ import annotations

@@ -182,6 +182,15 @@ def test_a_world_that_is_no_map_is_filmed_and_the_report_shows_it(tmp_path):
     assert 'id="training"' in page
 
 
+@pytest.mark.parametrize("name", ["point-maze-small", "push-t-small", "cart-pole-small"])
+def test_the_recipes_of_the_mujoco_tasks_go_from_nothing_to_a_report(tmp_path, name):
+    run = smoke_run(name)
+    rows = {row["agent"]: row for row in evaluate_run(run, out=tmp_path)}
+    assert {"mode-2", "mode-1", "zero", "random", "correlated", "expert", "oracle"} <= rows.keys()
+    assert ("oracle-straight" in rows) == (name == "point-maze-small")
+    assert render_report(tmp_path).exists()
+
+
 def test_evaluating_again_replaces_a_row_and_other_settings_add_one(tmp_path):
     run = smoke_run()
     first = evaluate_run(run, out=tmp_path)

@@ -203,3 +203,13 @@ def test_a_critic_learns_the_lengths_of_paths():
 def test_bad_settings_are_one_sentence(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         PathConfig(**changes)
+
+
+def test_pairs_that_follow_each_other_may_share_their_goal():
+    def changes(starts_per_goal):  # of the goal, from pair to pair; there are 16 pairs of each of 32 graphs
+        goal = PathPairs([graph()], batch_size=512, seed=3, starts_per_goal=starts_per_goal)(0)["goal"]
+        return int((goal[1:] != goal[:-1]).any(dim=1).sum())
+
+    assert changes(16) < 32
+    assert changes(8) < 64
+    assert changes(1) > 200

@@ -158,3 +158,15 @@ def test_the_planner_on_the_true_simulator_places_the_block():
     planner = PlannerRecipe(args=args, horizon=12, action_repeat=3, execute=3, init_std=1.0)
     episodes = run_episodes(sim, OracleActor(sim, planner, seed=0), tasks)
     assert episodes.reached.any(1).float().mean() >= 4 / 6
+
+
+def test_the_block_is_in_proprioception_where_it_is_asked_for():
+    plain, full = PushT(), PushT(block_in_proprio=True)
+    state = full.initial(20, generator())
+    seen = full.proprio(state)
+    assert (plain.proprio_dim, full.proprio_dim) == (4, 8) == (plain.proprio(state).shape[1], seen.shape[1])
+    torch.testing.assert_close(seen[:, :4], plain.proprio(state))
+    torch.testing.assert_close(seen[:, 4:6], state["position"][:, 2:4])
+    turned = {**state, "position": state["position"] + torch.tensor([0, 0, 0, 0, 2 * math.pi])}
+    torch.testing.assert_close(full.proprio(turned), seen, atol=1e-5, rtol=0)  # a full turn is seen as none
+    assert bool((seen.abs() <= full.proprio_high).all())
