@@ -10,13 +10,16 @@ import torch
 
 from benchmarks.speed.envs import per_second
 from envs.collect import collect
+from envs.mujoco.cart_pole import CartPole
 from envs.mujoco.point_maze import PointMaze
+from envs.mujoco.push_policy import BlockWaypoints
+from envs.mujoco.push_t import PushT
 from envs.mujoco.reacher import Reacher
 from envs.mujoco.renderer import MujocoRenderer
 from envs.policies import CorrelatedNoise
 
-Task = PointMaze | Reacher
-TARGETS: dict[str, float | None] = {"point maze": 10e3, "reacher": None}  # frames/s collected
+Task = PointMaze | Reacher | PushT | CartPole
+TARGETS: dict[str, float | None] = {"point maze": 10e3, "push-t": 5e3}  # frames/s collected
 
 
 def run(smoke: bool = False) -> list[dict[str, Any]]:
@@ -25,7 +28,12 @@ def run(smoke: bool = False) -> list[dict[str, Any]]:
     Without an OpenGL context there is nothing to compare frames with, and their rows say so by having no comparison.
     """
     num, steps, repetitions = (16, 4, 1) if smoke else (512, 25, 3)
-    tasks: dict[str, Task] = {"point maze": PointMaze(), "reacher": Reacher()}
+    tasks: dict[str, Task] = {
+        "point maze": PointMaze(),
+        "reacher": Reacher(),
+        "push-t": PushT(),
+        "cart-pole": CartPole(),
+    }
     return [row for name, sim in tasks.items() for row in _rows(name, sim, num, steps, repetitions)]
 
 
@@ -38,7 +46,7 @@ def _rows(name: str, sim: Task, num: int, steps: int, repetitions: int) -> list[
             "name": f"{name}, collected with 64x64 frames",
             "value": per_second(lambda: _collect(sim, num, steps), num * (steps + 1), repetitions),
             "unit": "frames/s",
-            "target": TARGETS[name],
+            "target": TARGETS.get(name),
             **_rendered(sim, steps * 4, repetitions),
         },
         {
@@ -55,7 +63,8 @@ def _rows(name: str, sim: Task, num: int, steps: int, repetitions: int) -> list[
 
 
 def _collect(sim: Task, num: int, steps: int) -> None:
-    collect(sim, CorrelatedNoise(), num, steps, torch.Generator().manual_seed(0), keys=("pixels", "proprio"))
+    policy = BlockWaypoints() if isinstance(sim, PushT) else CorrelatedNoise()  # noise hardly meets the block
+    collect(sim, policy, num, steps, torch.Generator().manual_seed(0), keys=("pixels", "proprio"))
 
 
 def _step_one(model: mujoco.MjModel, num_substeps: int, steps: int) -> None:
