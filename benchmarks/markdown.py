@@ -61,6 +61,70 @@ def _strict(strict: Mapping[str, Any]) -> str:
     return f"{100 * strict['success_rate']:.1f} ({100 * strict['success_rate_final']:.0f})"
 
 
+MUJOCO = {
+    "point-maze-small": "PointMaze 7 x 7, held-out mazes",
+    "reacher-small": "Reacher",
+    "push-t-small": "Push-T",
+    "cart-pole-small": "cart-pole",
+}
+MUJOCO_ROWS = {
+    **ROWS,
+    "oracle-straight": "the same, by straight distance",
+    "expert": "a script that knows the task",
+    "correlated": "correlated noise",
+}
+
+
+def mujoco_table() -> str:
+    """Return a column per MuJoCo task that has committed results, a line per agent, seeds side by side."""
+    found = {name: load_summaries(name) for name in MUJOCO}
+    found = {name: summaries for name, summaries in found.items() if summaries}
+    heads = [
+        f"{MUJOCO[name]}: {one[0]['tasks']} tasks, seed{'s' * (len(one) > 1)} "
+        + ", ".join(str(summary["seed"]) for summary in one)
+        for name, one in found.items()
+    ]
+    lines = ["| success within the budget (at its end) [%] | " + " | ".join(heads) + " |"]
+    lines.append("|---|" + "---|" * len(found))
+    order = (
+        "mode-2",
+        "mode-1",
+        "oracle",
+        "oracle-straight",
+        "expert",
+        "straight-line",
+        "correlated",
+        "random",
+        "zero",
+    )
+    for agent in order:
+        entries = [_mujoco_entry([summary["agents"].get(agent) for summary in one]) for one in found.values()]
+        if set(entries) != {"–"}:
+            lines.append(f"| {MUJOCO_ROWS[agent]} | " + " | ".join(entries) + " |")
+    for agent, words in (("mode-2", "plan"), ("mode-1", "react")):
+        times = [
+            sum(summary["agents"][agent]["ms_per_action"] for summary in one) / len(one)
+            for one in found.values()
+        ]
+        lines.append(
+            f"| ms per action, {words}, together | " + " | ".join(f"{ms:.2g}" for ms in times) + " |"
+        )
+    return "\n".join(lines)
+
+
+def _mujoco_entry(rows: Sequence[Mapping[str, Any] | None]) -> str:
+    """Say what an agent reached, by seed, with the widest of the intervals."""
+    known = [row for row in rows if row is not None]
+    if not known:
+        return "–"
+    if len({(row["success_rate"], row["success_rate_final"]) for row in known}) == 1:
+        known = known[:1]
+    ever = " / ".join(f"{100 * row['success_rate']:.1f}" for row in known)
+    final = " / ".join(f"{100 * row['success_rate_final']:.1f}" for row in known)
+    low, high = min(row["ci95"][0] for row in known), max(row["ci95"][1] for row in known)
+    return f"{ever} ({final}) [{100 * low:.0f}–{100 * high:.0f}]"
+
+
 def speed_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the figures that have a target, with the comparison measured in the same run."""
     lines = ["| on one core | measured | target | compared with | ratio |", "|---|---|---|---|---|"]
@@ -272,6 +336,7 @@ if __name__ == "__main__":
     print(quickstart_table(load_summaries()), "\n")
     print(quickstart_table(load_summaries("two-rooms-small")), "\n")
     print(policies_table(load_study("two-rooms-small-seed0", "policies")), "\n")
+    print(mujoco_table(), "\n")
     print(speed_table(load_speed()), "\n")
     value = load_slow_features()
     for part in (slow_features_table, planning_table, wanted_table):

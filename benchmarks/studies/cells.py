@@ -15,6 +15,11 @@ COSTS = ("last_distance", "summed_distance", "critic", "summed_critic", "critic+
 HORIZONS = (4, 8, 16, 32, 90)
 PLANNERS = ("cem", "icem", "mppi", "gradient", "cem_gradient")
 SHARES = (1.0, 0.5, 0.25, 0.125)  # of the recipe's samples
+_PHYSICAL: dict[str, tuple[float, ...]] = {
+    "mass": (0.5, 0.75, 1.0, 2.0, 4.0),
+    "gain": (0.5, 0.75, 1.0, 1.5, 2.0),
+    "action_noise": (0.0, 0.1, 0.25, 0.5, 1.0),
+}
 FACTORS: dict[
     str, dict[str, tuple[float, ...]]
 ] = {  # values in the factor's units; the default is among them
@@ -30,6 +35,20 @@ FACTORS: dict[
         "dot_size": (0.7, 1.0, 1.3, 2.0, 3.0),
         "action_noise": (0.0, 0.25, 0.5, 1.0, 2.0),
     },
+    "worldmodel/PointMaze-v0": {
+        "min_detour": (1.0, 1.5, 2.0, 2.5),
+        "mass": (0.25, 0.5, 1.0, 2.0, 4.0),
+        "gain": (0.25, 0.5, 1.0, 1.5, 2.0),
+        "action_noise": (0.0, 0.1, 0.25, 0.5, 1.0),
+        "ball_size": (0.5, 0.75, 1.0, 1.5, 2.0),
+        "camera_zoom": (0.8, 0.9, 1.0, 1.1, 1.25),
+        "texture": (0.0, 0.1, 0.25, 0.5, 1.0),
+        "num_distractors": (0, 1, 2, 4),
+    },
+    "worldmodel/Reacher-v0": _PHYSICAL | {"damping": (0.25, 0.5, 1.0, 2.0, 4.0)},
+    "worldmodel/PushT-v0": _PHYSICAL
+    | {"gain": (0.5, 0.75, 1.0, 1.25, 1.5), "friction": (0.25, 0.5, 1.0, 2.0, 4.0)},
+    "worldmodel/CartPole-v0": _PHYSICAL | {"damping": (0.25, 0.5, 1.0, 2.0, 4.0)},
 }
 COLOURS: dict[
     str, tuple[tuple[int, int, int], tuple[int, int, int]]

@@ -53,6 +53,7 @@ class CartPole(MujocoTask):
         "pole_color": (214, 40, 40),
         "cart_color": (38, 50, 72),
     }
+    drawn_sizes = {"pole_size": "pole_color", "cart_size": "cart_color"}  # noqa: RUF012
     physical = {  # noqa: RUF012
         "gain": Factor(0.5, 2.0, ("actuator_gainprm",)),
         "mass": Factor(0.25, 4.0, ("body_mass", "body_inertia")),

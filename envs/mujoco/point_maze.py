@@ -66,6 +66,7 @@ class PointMaze(MujocoTask):
 
     env_id = "worldmodel/PointMaze-v0"
     colours = COLORS
+    drawn_sizes = {"ball_size": "ball_color"}  # noqa: RUF012
     world_fields = ("geom_pos",)
 
     def __init__(

@@ -55,6 +55,7 @@ class PushT(MujocoTask):
         "block_color": (38, 50, 72),
         "pusher_color": (214, 40, 40),
     }
+    drawn_sizes = {"block_size": "block_color", "pusher_size": "pusher_color"}  # noqa: RUF012
     physical = {  # noqa: RUF012
         "gain": Factor(0.5, 1.5, ("actuator_gainprm",)),
         "friction": Factor(0.25, 4.0, ("dof_frictionloss",)),

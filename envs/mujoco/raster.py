@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mujoco
+import numpy as np
 import torch
 from torch import Tensor
 
+from envs.mujoco.looks import Looks
 from envs.rendering import chunks, coverage_profile, store_uint8
+from envs.textures import TextureBank, smooth_bank
 
 SPHERE, CAPSULE, BOX = (
     int(kind)
@@ -45,6 +48,13 @@ class View:
         return (index + 0.5) * self.pixel - self.half_width
 
 
+def growing_sizes(model: mujoco.MjModel) -> np.ndarray:
+    """Return which sizes ``(G, 3)`` grow where a geom is drawn larger, bool: all but the length of capsules."""
+    growing = np.ones(model.geom_size.shape, bool)
+    growing[model.geom_type == CAPSULE, 1] = False
+    return growing
+
+
 class Rasteriser:
     """Draws the geoms of a model, layer over layer.
 
@@ -58,6 +68,7 @@ class Rasteriser:
     def __init__(self, model: mujoco.MjModel, view: View, layers: Mapping[str, Sequence[int]]) -> None:
         (self.background, _), *drawn = layers.items()
         self.view, self.layers = view, {name: tuple(geoms) for name, geoms in drawn}
+        self._textures: TextureBank | None = None
         self._types = model.geom_type.tolist()
         self._straight = {  # boxes of the world itself along its axes, which never turn
             geom
@@ -66,21 +77,27 @@ class Rasteriser:
             )
             if kind == BOX and body == 0 and quat == [1.0, 0.0, 0.0, 0.0]
         }
+        self._growing = torch.from_numpy(growing_sizes(model))
         self._sizes = torch.from_numpy(model.geom_size.astype("float32"))
         for geom in (geom for geoms in self.layers.values() for geom in geoms):
             if self._types[geom] not in (SPHERE, CAPSULE, BOX):
                 raise ValueError(f"geoms must be spheres, capsules or boxes, got {model.geom(geom).name!r}")
 
-    def __call__(self, centres: Tensor, rotations: Tensor, colours: Mapping[str, Tensor]) -> Tensor:
+    def __call__(
+        self, centres: Tensor, rotations: Tensor, colours: Mapping[str, Tensor], looks: Looks | None = None
+    ) -> Tensor:
         """Return uint8 ``(B, 3, S, S)``.
 
         Args:
             centres: of the geoms, ``(B, G, 3)``.
             rotations: ``(B, G, 3, 3)``.
             colours: name of a layer -> ``(B, 3)``, 0 to 255.
+            looks: what else is to be seen; None for nothing.
         """
         num, size = len(centres), self.view.size
         sizes = self._sizes.to(centres.device).expand(num, -1, -1)
+        if looks is not None:
+            centres, sizes = self._through_camera(centres, sizes, looks)
         pixels = torch.empty((num, 3, size, size), dtype=torch.uint8, device=centres.device)
         steps = chunks(num, 3 * size * size)
         for start in steps:
@@ -88,12 +105,41 @@ class Rasteriser:
             image = (
                 colours[self.background][part].to(torch.float32)[:, :, None, None].expand(-1, 3, size, size)
             )
+            if looks is not None and looks.has_backdrop:
+                image = self._backdrop(image, looks.part(part))
             for name, geoms in self.layers.items():
                 shown = self._cover(centres[part], rotations[part], sizes[part], geoms)  # (b, S, S)
                 colour = colours[name][part].to(torch.float32)[:, :, None, None]
                 image = torch.lerp(image, colour, shown[:, None])
             store_uint8(pixels[part], image.clone() if image.stride(-1) == 0 else image)
         return pixels
+
+    def _through_camera(self, centres: Tensor, sizes: Tensor, looks: Looks) -> tuple[Tensor, Tensor]:
+        """Return centres and sizes of the geoms as a shifted camera sees them that enlarges."""
+        centres = centres.clone()
+        centres[..., :2] = (centres[..., :2] - looks.shift[:, None]) * looks.zoom[:, None, None]
+        sizes = sizes * looks.zoom[:, None, None]
+        for name, factor in looks.sizes.items():
+            geoms = list(self.layers[name])
+            growing = self._growing[geoms].to(sizes.device)
+            sizes[:, geoms] *= torch.where(growing, factor[:, None, None], 1.0)
+        return centres, sizes
+
+    def _backdrop(self, image: Tensor, looks: Looks) -> Tensor:
+        """Lay textures and distractors over the backgrounds ``(b, 3, S, S)``."""
+        if self._textures is None:
+            self._textures = smooth_bank(self.view.size, image.device)
+        image = looks.textured(image, self._textures)
+        axis = self.view.centres(image.device)
+        for centre, radius, colour, is_there in looks.distractors(self.view.half_width):
+            x, y = (
+                axis[None, None, :] - centre[:, 0, None, None],
+                axis[None, :, None] - centre[:, 1, None, None],
+            )
+            distance = (x * x + y * y).sqrt() - radius[:, None, None]
+            shown = (0.5 - distance / self.view.pixel).clamp(0.0, 1.0) * is_there[:, None, None]
+            image = torch.lerp(image, colour[:, :, None, None], shown[:, None])
+        return image
 
     def _cover(self, centres: Tensor, rotations: Tensor, sizes: Tensor, geoms: Sequence[int]) -> Tensor:
         """Return the share of every pixel that some of the geoms cover, ``(b, S, S)``."""

@@ -49,6 +49,7 @@ class Reacher(MujocoTask):
     env_id = "worldmodel/Reacher-v0"
     proprio_dim = 4
     colours = {"background_color": (245, 243, 238), "arm_color": (38, 50, 72), "tip_color": (214, 40, 40)}  # noqa: RUF012
+    drawn_sizes = {"arm_size": "arm_color"}  # noqa: RUF012
     physical = {  # noqa: RUF012
         "gain": Factor(0.25, 2.0, ("actuator_gainprm",)),
         "damping": Factor(0.25, 4.0, ("dof_damping",)),

@@ -24,7 +24,7 @@ class MujocoRenderer:
     """Draws worlds through one OpenGL context, without light, shadows, reflections or sky.
 
     Args:
-        model: the model, with the camera of :func:`camera_xml` and a headlight that is ambient only.
+        model: the model, which is written to, with the camera of :func:`camera_xml` and a headlight that is ambient only.
         size: pixels per side.
 
     Raises:
@@ -47,14 +47,14 @@ class MujocoRenderer:
             mujoco.mjtRndFlag.mjRND_SKYBOX,
         ):
             self._renderer.scene.flags[flag] = False
-        self._model = model
+        self.model = model
 
     def __call__(self, num: int, prepare: Callable[[int, mujoco.MjModel, mujoco.MjData], None]) -> Tensor:
         """Return uint8 ``(num, 3, S, S)``; ``prepare(world, model, data)`` writes a world into model and data first."""
-        data, frames = mujoco.MjData(self._model), []
+        data, frames = mujoco.MjData(self.model), []
         for world in range(num):
-            prepare(world, self._model, data)
-            mujoco.mj_forward(self._model, data)
+            prepare(world, self.model, data)
+            mujoco.mj_forward(self.model, data)
             self._renderer.update_scene(data, CAMERA)
             frames.append(self._renderer.render().copy())
         return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()

@@ -18,8 +18,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from envs.hashing import hash_normal
+from envs.mujoco.looks import DEFAULTS, FACTORS, looks_of
 from envs.mujoco.physics import Physics
-from envs.mujoco.raster import Rasteriser, View
+from envs.mujoco.raster import Rasteriser, View, growing_sizes
 from envs.mujoco.renderer import MujocoRenderer
 from envs.simulator import VectorLayout, check_action_shape
 from envs.state import State, num_worlds
@@ -57,6 +58,7 @@ class MujocoTask:
     env_id: str
     colours: Mapping[str, tuple[int, int, int]]  # defaults of the factors of the pictures
     physical: Mapping[str, Factor]
+    drawn_sizes: Mapping[str, str]  # factor -> the layer that it draws larger, and nothing else
     world_fields: tuple[str, ...] = ()  # model fields that always differ between worlds
     max_action_norm: float | None = None
     success_radius: float
@@ -152,19 +154,36 @@ class MujocoTask:
 
     def pixels(self, state: State) -> Tensor:
         """Return uint8 ``(B, 3, S, S)``, by the rasteriser or by MuJoCo."""
+        looks = looks_of(state, self.half_width, self.drawn_sizes)
         if self.render_backend == "raster":
-            return self._draw(*self.poses(state), {name: state[name] for name in self.layers})
+            return self._draw(*self.poses(state), {name: state[name] for name in self.layers}, looks)
+        if looks is not None and looks.has_backdrop:
+            raise ValueError(
+                "texture and num_distractors must be 0 with render_backend 'mujoco', got "
+                f"{float(looks.texture.max())} and {int(looks.num_distractors.max())}"
+            )
         if self._renderer is None:
-            self._renderer = MujocoRenderer(self.model, self.image_size)
+            self._renderer = MujocoRenderer(mujoco.MjModel.from_xml_string(self.xml), self.image_size)
         fields = {key: value.cpu().double().numpy() for key, value in self.fields(state).items()}
         position = state["position"].cpu().double().numpy()
         colours = {name: state[name].cpu().numpy() / 255.0 for name in self.layers}
+        shift = self.half_width * state["camera_shift"].cpu().numpy()
+        zoom = state["camera_zoom"].cpu().numpy()
+        enlarged = {layer: state[name].cpu().numpy() for name, layer in self.drawn_sizes.items()}
+        growing = growing_sizes(self.model)
 
         def prepare(world: int, model: mujoco.MjModel, data: mujoco.MjData) -> None:
             for name, values in fields.items():
                 getattr(model, name)[:] = values[world]
             for name, geoms in self.layers.items():
                 model.geom_rgba[geoms, :3] = colours[name][world]
+            for layer, factor in enlarged.items():
+                geoms = self.layers[layer]
+                model.geom_size[geoms] = self.model.geom_size[geoms] * np.where(
+                    growing[geoms], factor[world], 1.0
+                )
+            model.cam_pos[0, :2] = shift[world]
+            model.cam_fovy[0] = 2.0 * self.half_width / zoom[world]
             data.qpos[:] = position[world]
 
         return self._renderer(num_worlds(state), prepare).to(self.device)
@@ -178,7 +197,8 @@ class MujocoTask:
     def picture(self, state: State, image_size: int = 256) -> Tensor:
         """Return colour images for people, uint8 ``(B, image_size, image_size, 3)``."""
         draw = self._rasteriser(image_size)
-        images = draw(*self.poses(state), {name: state[name] for name in self.layers})
+        looks = looks_of(state, self.half_width, self.drawn_sizes)
+        images = draw(*self.poses(state), {name: state[name] for name in self.layers}, looks)
         return images.permute(0, 2, 3, 1).contiguous()
 
     def poses(self, state: State) -> tuple[Tensor, Tensor]:
@@ -202,18 +222,21 @@ class MujocoTask:
         return {name: state[name].clone() for name in self.variation_space}
 
     def _variation_space(self) -> spaces.Dict:
-        """Return the physical factors, noise on actions [action units] and colours."""
+        """Return the physical factors, noise on actions [action units], looks and colours."""
         factors: dict[str, spaces.Space[Any]] = {
             name: spaces.Box(factor.low, factor.high, (), np.float32)
             for name, factor in self.physical.items()
         }
         factors["action_noise"] = spaces.Box(0.0, 1.0, (), np.float32)
+        factors |= FACTORS | {name: spaces.Box(0.5, 2.0, (), np.float32) for name in self.drawn_sizes}
         return spaces.Dict(factors | {name: spaces.Box(0, 255, (3,), np.uint8) for name in self.colours})
 
     def _default_factors(self, num: int) -> State:
-        defaults: dict[str, Any] = {**dict.fromkeys(self.physical, 1.0), "action_noise": 0.0, **self.colours}
+        ones = dict.fromkeys([*self.physical, *self.drawn_sizes], 1.0)
+        defaults: dict[str, Any] = {**ones, "action_noise": 0.0, **DEFAULTS, **self.colours}
+        whole = {"num_distractors", *self.colours}
         return {
-            name: torch.as_tensor(value, dtype=torch.uint8 if name in self.colours else torch.float32)
+            name: torch.as_tensor(value, dtype=torch.uint8 if name in whole else torch.float32)
             .to(self.device)
             .expand(num, *np.shape(value))
             .clone()

@@ -177,3 +177,48 @@ def test_the_rasteriser_draws_what_mujoco_draws(make):
     is_shown = [((image - background).abs().amax(1) > 20) for image in (ours, theirs)]
     intersection, union = (is_shown[0] & is_shown[1]).sum(), (is_shown[0] | is_shown[1]).sum()
     assert float(intersection / union) > 0.9
+
+
+def test_looks_change_pictures_and_nothing_else(make):
+    sim = make(image_size=32)
+    plain = sim.initial(6, generator())
+    assert float((sim.pixels(plain).float() - sim.pixels({**plain}).float()).abs().max()) == 0
+    for name, value in {
+        "camera_shift": torch.full((6, 2), 0.2),
+        "camera_zoom": torch.full((6,), 0.7),
+        "texture": torch.full((6,), 0.5),
+        "num_distractors": torch.full((6,), 4, dtype=torch.uint8),
+        **{size: torch.full((6,), 2.0) for size in sim.drawn_sizes},
+    }.items():
+        state = {**plain, name: value}
+        assert bool((sim.pixels(state) != sim.pixels(plain)).flatten(1).any(1).all()), name
+        after, before = (sim.transition(one, torch.ones(6, sim.action_dim)) for one in (state, plain))
+        assert torch.equal(after["position"], before["position"])
+        assert torch.equal(sim.proprio(state), sim.proprio(plain))
+        one = sim.pixels({key: entry[2:3] for key, entry in state.items()})
+        assert torch.equal(one, sim.pixels(state)[2:3])  # of its own world alone
+
+
+def test_distractors_move_behind_everything_and_textures_do_not():
+    sim = PushT(image_size=64)
+    state = sim.initial(20, generator(), {"num_distractors": 4})
+    later = {**state, "step": state["step"] + 5}
+    assert bool((sim.pixels(state) != sim.pixels(later)).flatten(1).any(1).all())
+    block = sim.pixels({**state, "background_color": torch.full((20, 3), 255, dtype=torch.uint8)})
+    plain = sim.pixels({**state, "num_distractors": torch.zeros(20, dtype=torch.uint8)})
+    is_block = (plain.float() - state["block_color"].float()[:, :, None, None]).abs().amax(1) < 1
+    assert is_block.any()
+    assert torch.equal(block.movedim(1, -1)[is_block], plain.movedim(1, -1)[is_block])
+    textured = sim.initial(20, generator(), {"texture": 1.0})
+    same = {**textured, "step": textured["step"] + 5}
+    assert torch.equal(sim.pixels(textured), sim.pixels(same))
+    assert float(sim.pixels(textured).float().std(dim=0).mean()) > 10  # each world has its own
+
+
+@pytest.mark.render
+@pytest.mark.usefixtures("opengl")
+def test_mujoco_s_renderer_refuses_what_it_cannot_draw():
+    sim = Reacher(render_backend="mujoco")
+    with pytest.raises(ValueError, match="must be 0 with render_backend 'mujoco', got 0.5 and 0"):
+        sim.pixels(sim.initial(1, generator(), {"texture": 0.5}))
+    sim.close()

@@ -19,6 +19,9 @@ def varied(sim, num, seed=0):
         for name, factor in sim.physical.items()
     }
     variation |= {name: rng.integers(0, 256, (num, 3)).astype(np.uint8) for name in sim.colours}
+    variation |= {name: rng.uniform(0.7, 1.5, num).astype(np.float32) for name in sim.drawn_sizes}
+    variation["camera_zoom"] = rng.uniform(0.7, 1.4, num).astype(np.float32)
+    variation["camera_shift"] = rng.uniform(-0.3, 0.3, (num, 2)).astype(np.float32)
     state = sim.initial(num, generator(seed), variation)
     return {**state, "velocity": torch.from_numpy(rng.normal(0, 2, (num, sim.model.nv)).astype(np.float32))}
 
