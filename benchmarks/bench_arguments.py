@@ -77,7 +77,7 @@ def add_bench(verbs: Verbs) -> None:
     )
     ablations.add_argument(
         "ablations",
-        choices=("terms", "data-size", "trajectory-length", "data-quality", "door"),
+        choices=("terms", "data-size", "trajectory-length", "data-quality", "door", "motion"),
         help="what is changed",
     )
     ablations.add_argument("recipe", metavar="RECIPE", help=RECIPE_NAMES)

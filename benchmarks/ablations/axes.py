@@ -120,10 +120,32 @@ def door(recipe: Recipe) -> list[Ablation]:
     ]
 
 
+def motion(recipe: Recipe) -> list[Ablation]:
+    """What moves is not seen in one frame: shown by velocities, by the step before, or not at all.
+
+    Raises:
+        ValueError: the recipe's environment has no such choice.
+    """
+    if recipe.collect.env_id != "worldmodel/CartPole-v0":
+        raise ValueError(
+            f"the ablation 'motion' must be of worldmodel/CartPole-v0, got {recipe.collect.env_id}"
+        )
+    ours = recipe.collect.env_kwargs.get("motion", "velocity")
+    return [
+        Ablation(words, () if shown == ours else (f"collect.env_kwargs.motion={shown}",))
+        for shown, words in (
+            ("velocity", "velocities"),
+            ("history", "the step before"),
+            ("nothing", "one frame alone"),
+        )
+    ]
+
+
 ABLATIONS: dict[str, Callable[[Recipe], list[Ablation]]] = {
     "terms": terms,
     "data-size": data_size,
     "trajectory-length": trajectory_length,
     "data-quality": data_quality,
     "door": door,
+    "motion": motion,
 }

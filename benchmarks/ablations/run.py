@@ -80,7 +80,9 @@ def run_ablations(
     }
     for ablation, changed in cells:
         for seed in seeds:
-            rows.append(_run_cell(ablation, changed, out, seed, device, on_step))
+            sees_the_same = changed.collect.env_kwargs == recipe.collect.env_kwargs
+            diagnosed = out / "stores" / "diagnosed" if sees_the_same else None
+            rows.append(_run_cell(ablation, changed, out, seed, device, diagnosed, on_step))
             write_json(out / f"{name}.json", value)
     write_figure(name, rows, out / f"{name}.png")
     render_ablations(out)
@@ -88,7 +90,13 @@ def run_ablations(
 
 
 def _run_cell(
-    ablation: Ablation, recipe: Recipe, out: Path, seed: int, device: str, on_step: OnStep | None
+    ablation: Ablation,
+    recipe: Recipe,
+    out: Path,
+    seed: int,
+    device: str,
+    diagnosed: Path | None,
+    on_step: OnStep | None,
 ) -> dict[str, Any]:
     changes = "_".join(setting.removeprefix("objective.") for setting in ablation.settings) or "unchanged"
     run = out / "cells" / f"{changes}-seed{seed}"
@@ -104,7 +112,8 @@ def _run_cell(
             )
         return {**row, "name": ablation.name, "value": ablation.value}
     collect = recipe.collect
-    name = f"{collect.policy}-{collect.num_episodes}x{collect.num_steps}-seed{seed}"
+    seen = "" if diagnosed is not None else "".join(f"-{value}" for value in collect.env_kwargs.values())
+    name = f"{collect.policy}-{collect.num_episodes}x{collect.num_steps}{seen}-seed{seed}"
     store = collect_store(collect, out / "stores" / name, seed=seed)
 
     def report(stage: str, step: int, total: int, scalars: Mapping[str, float]) -> None:
@@ -112,9 +121,8 @@ def _run_cell(
             on_step(f"{ablation.name}: {stage}", step, total, scalars)
 
     train_run(recipe, store, run, seed=seed, device=device, on_step=report)
-    statistics = diagnose_run(run, store_path=str(out / "stores" / "diagnosed"), seed=seed, device=device)[
-        "final"
-    ]
+    path = None if diagnosed is None else str(diagnosed)  # its own data where what is seen differs
+    statistics = diagnose_run(run, store_path=path, seed=seed, device=device)["final"]
     evaluations = evaluate_run(
         run, seed=seed, device=device, with_references=False, with_media=False, on_step=report
     )

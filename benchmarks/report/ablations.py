@@ -28,6 +28,10 @@ _SETS = {  # file, heading, what the figure shows
         "Data without the door",
         "The same data, and data in which no trajectory passes through the door.",
     ),
+    "motion": (
+        "What shows motion",
+        "One frame does not: velocities, or the step before, or nothing beside it; a dot per seed.",
+    ),
 }
 _COLUMNS: dict[str, Callable[[Json], str]] = {
     "plan [%]": lambda row: _rate(row, "mode-2", "success_rate"),

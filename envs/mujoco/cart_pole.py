@@ -17,7 +17,7 @@ from envs.mujoco.renderer import camera_xml
 from envs.mujoco.task import Factor, MujocoTask
 from envs.simulator import goal_positions
 from envs.state import State, num_worlds
-from envs.suggestions import check_positive, check_whole
+from envs.suggestions import check_choice, check_positive, check_whole
 
 RAIL = 1.5  # the cart's way to either side [m]
 START, GOAL = 0.5, 1.0  # carts start, and goals lie, within these of the middle [m]
@@ -29,6 +29,11 @@ HALF_WIDTH = 1.9  # of the picture [m]
 GOAL_CANDIDATES = 64  # drawn per world, of which the first that is not solved is taken
 HOLD = 10  # steps that a success has to last
 UPRIGHT = 0.2  # [rad]
+MOTION: dict[str, list[float]] = {  # how it is shown -> bounds of that
+    "velocity": [40.0, 200.0],
+    "history": [2 * RAIL, 1.0, 1.0],
+    "nothing": [],
+}
 
 
 class CartPole(MujocoTask):
@@ -38,6 +43,7 @@ class CartPole(MujocoTask):
     angle from upright [rad], which is not wrapped. ``recent (B, 10, 2)`` has the positions of the last ten steps.
 
     Args:
+        motion: how ``proprio`` shows what moves: by "velocity", by "history", which is the step before, or by "nothing".
         success_radius: how far the cart may be from its goal [m], the pole within .2 rad of upright, for ten steps.
         image_size: pixels per side.
         render_backend: who draws ``pixels``: "raster", batched, or "mujoco", which needs an OpenGL context.
@@ -46,7 +52,6 @@ class CartPole(MujocoTask):
     """
 
     env_id = "worldmodel/CartPole-v0"
-    proprio_dim = 5
     colours = {  # noqa: RUF012
         "background_color": (245, 243, 238),
         "rail_color": (170, 174, 180),
@@ -63,13 +68,15 @@ class CartPole(MujocoTask):
     def __init__(
         self,
         *,
+        motion: str = "velocity",
         success_radius: float = 0.15,
         image_size: int = 64,
         render_backend: str = "raster",
         max_steps: int = 120,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.success_radius, self.max_steps = float(success_radius), int(max_steps)
+        check_choice("motion", motion, tuple(MOTION))
+        self.motion, self.success_radius, self.max_steps = motion, float(success_radius), int(max_steps)
         check_positive("success_radius", self.success_radius)
         check_whole("max_steps", self.max_steps, at_least=1)
         super().__init__(
@@ -86,8 +93,9 @@ class CartPole(MujocoTask):
             render_backend=render_backend,
             device=device,
         )
-        self.proprio_high = torch.tensor([2 * RAIL, 1.0, 1.0, 40.0, 200.0], device=self.device)
-        self.proprio_low = -self.proprio_high
+        high = [2 * RAIL, 1.0, 1.0, *MOTION[motion]]
+        self.proprio_high = torch.tensor(high, device=self.device)
+        self.proprio_low, self.proprio_dim = -self.proprio_high, len(high)
         self._balance = torch.from_numpy(_balance_gain()).float().to(self.device)
 
     def _start(self, num: int, generator: torch.Generator) -> State:
@@ -103,10 +111,17 @@ class CartPole(MujocoTask):
         return {**after, "recent": recent}
 
     def proprio(self, state: State) -> Tensor:
-        """Return place [m], cosine and sine of the pole's angle, and velocities [m/s], [rad/s], ``(B, 5)``."""
-        angle = state["position"][:, 1]
-        place = state["position"][:, :1]
-        return torch.cat([place, angle.cos()[:, None], angle.sin()[:, None], state["velocity"]], 1)
+        """Return place [m], cosine and sine of the pole's angle, and velocities [m/s], [rad/s], ``(B, 5)``.
+
+        With the motion "history", the same of the step before in the place of velocities, ``(B, 6)``; with "nothing",
+        ``(B, 3)``.
+        """
+
+        def seen(position: Tensor) -> list[Tensor]:
+            return [position[:, :1], position[:, 1:].cos(), position[:, 1:].sin()]
+
+        shown = {"velocity": [state["velocity"]], "history": seen(state["recent"][:, -2]), "nothing": []}
+        return torch.cat([*seen(state["position"]), *shown[self.motion]], 1)
 
     def goal(self, state: State, generator: torch.Generator) -> State:
         """Draw a place per world where the cart is to stand still under the upright pole, other than where it does.

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from benchmarks.ablations import ABLATIONS
-from benchmarks.ablations.axes import data_quality, data_size, door, terms, trajectory_length
+from benchmarks.ablations import ABLATIONS, run_ablations
+from benchmarks.ablations.axes import data_quality, data_size, door, motion, terms, trajectory_length
 from benchmarks.arguments import build_parser
 from benchmarks.catalogue import VARIANCE_COVARIANCE, resolve
 from benchmarks.cli import main
@@ -52,6 +52,10 @@ def test_all_cells_are_recipes_with_names_of_their_own(name, recipe):
         ):
             door(resolve(recipe))
         return
+    if name == "motion":
+        with pytest.raises(ValueError, match="must be of worldmodel/CartPole-v0, got worldmodel/"):
+            motion(resolve(recipe))
+        return
     cells = ABLATIONS[name](resolve(recipe))
     assert len({cell.name for cell in cells}) == len(cells) >= 1
     for cell in cells:
@@ -80,7 +84,7 @@ def test_the_axes_of_the_data_hold_the_recipe_itself_as_one_cell():
 
 
 @pytest.mark.parametrize("recipe", ["two-rooms", "two-rooms-small"])
-@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize("name", [name for name in ABLATIONS if name != "motion"])
 def test_the_data_of_every_cell_can_be_collected(name, recipe):
     for cell in ABLATIONS[name](resolve(recipe)):
         collect = override(resolve(recipe), cell.settings).collect
@@ -179,3 +183,14 @@ def test_sets_share_their_cells_and_the_page_is_written_again_from_what_is_there
     assert page.index("Length of trajectories") < page.index("Data without the door")
     assert main(["report", str(out), "--gif", "--quiet"]) == 1
     assert "must be of a run" in capsys.readouterr().err
+
+
+def test_what_shows_motion_is_ablated_with_data_and_statistics_of_its_own(tmp_path):
+    recipe = resolve("cart-pole-small", "smoke", ["evaluation.num_tasks=2", "evaluation.num_steps=2"])
+    value = run_ablations("motion", recipe, tmp_path, seeds=[0])
+    assert [row["name"] for row in value["rows"]] == ["velocities", "the step before", "one frame alone"]
+    for row, size in zip(value["rows"], (5, 6, 3), strict=True):
+        changes = "_".join(row["settings"]) or "unchanged"
+        config = json.loads((tmp_path / "cells" / f"{changes}-seed0" / "config.json").read_text())
+        assert config["store"]["env"]["observation"]["proprio"] == [size]
+        assert row["diagnostics"]["rankme"] is not None

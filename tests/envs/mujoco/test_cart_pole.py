@@ -73,3 +73,23 @@ def test_goals_beyond_the_rail_are_refused():
     sim = CartPole()
     with pytest.raises(ValueError, match=r"a goal's place must lie on the rail, within 1\.5 m, got"):
         sim.goal_at(sim.initial(1, generator()), torch.tensor([2.0, 0.0]))
+
+
+def test_motion_is_shown_by_velocities_by_the_step_before_or_not_at_all():
+    sims = {motion: CartPole(motion=motion) for motion in ("velocity", "history", "nothing")}
+    before = sims["history"].initial(6, generator())
+    state = sims["history"].transition(before, torch.ones(6, 1))
+    seen = {motion: sim.proprio(state) for motion, sim in sims.items()}
+    assert {motion: values.shape[1] for motion, values in seen.items()} == {
+        "velocity": 5,
+        "history": 6,
+        "nothing": 3,
+    }
+    assert all(
+        sim.proprio_dim == len(sim.proprio_high) == seen[motion].shape[1] for motion, sim in sims.items()
+    )
+    torch.testing.assert_close(seen["history"][:, 3:], sims["nothing"].proprio(before))
+    torch.testing.assert_close(seen["velocity"][:, 3:], state["velocity"])
+    assert all(torch.equal(values[:, :3], seen["nothing"]) for values in seen.values())
+    with pytest.raises(ValueError, match="motion must be one of .*, got 'speed'"):
+        CartPole(motion="speed")
