@@ -87,6 +87,7 @@ def bench_ablations(arguments: argparse.Namespace) -> dict[str, Any]:
             resolve(arguments.recipe, arguments.preset, arguments.settings),
             Path(arguments.out or f"runs/ablations-{arguments.recipe}"),
             seeds=arguments.seeds,
+            only=arguments.cells,
             device=arguments.device,
             on_step=update,
         )

@@ -84,6 +84,7 @@ def add_bench(verbs: Verbs) -> None:
     ablations.add_argument(
         "--seeds", type=seed_int, nargs="+", default=[0, 1, 2], help="training seeds (default 0 1 2)"
     )
+    ablations.add_argument("--cells", nargs="+", metavar="NAME", help='only these, e.g. full "no variance"')
     add_preset(ablations)
     add_recipe_settings(ablations)
     ablations.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")

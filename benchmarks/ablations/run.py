@@ -29,6 +29,7 @@ from benchmarks.runs import (
 )
 from benchmarks.seeding import derive_seed, make_generator
 from benchmarks.stages import train_run
+from worldmodel.jepa import require_known
 
 OnStep = Callable[[str, int, int, Mapping[str, float]], None]
 DIAGNOSED = 200  # episodes of the recipe's own data that all cells are diagnosed on
@@ -41,6 +42,7 @@ def run_ablations(
     out: Path,
     *,
     seeds: Sequence[int],
+    only: Sequence[str] | None = None,
     device: str = "cpu",
     on_step: OnStep | None = None,
 ) -> dict[str, Any]:
@@ -52,6 +54,7 @@ def run_ablations(
         out: gets ``stores/``, a run folder per cell in ``cells/`` (sets that have a cell in common share it), and the
             results.
         seeds: of data and training. The file holds these and no others; cells of other seeds stay in ``cells/``.
+        only: names of cells; None is all of them.
         device: of the networks.
         on_step: called with cell and stage, step, steps in all and scalars.
 
@@ -60,9 +63,13 @@ def run_ablations(
 
     Raises:
         RunError: ``out`` holds a cell of another recipe, planner or tasks.
-        ValueError: the recipe has no such axis, or data that cannot be collected.
+        ValueError: the recipe has no such axis or cell, or data that cannot be collected.
     """
-    cells = [(ablation, override(recipe, ablation.settings)) for ablation in ABLATIONS[name](recipe)]
+    ablations = ABLATIONS[name](recipe)
+    for cell in only or ():
+        require_known("cell", cell, [ablation.name for ablation in ablations])
+    chosen = [ablation for ablation in ablations if only is None or ablation.name in only]
+    cells = [(ablation, override(recipe, ablation.settings)) for ablation in chosen]
     for _, changed in cells:  # what cannot be collected is said before anything is trained
         make_data_policy(changed.collect.policy, changed.collect.policy_kwargs)
     same = dataclasses.replace(recipe.collect, num_episodes=min(DIAGNOSED, recipe.collect.num_episodes))

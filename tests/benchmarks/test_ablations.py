@@ -187,8 +187,13 @@ def test_sets_share_their_cells_and_the_page_is_written_again_from_what_is_there
 
 def test_what_shows_motion_is_ablated_with_data_and_statistics_of_its_own(tmp_path):
     recipe = resolve("cart-pole-small", "smoke", ["evaluation.num_tasks=2", "evaluation.num_steps=2"])
+    first = run_ablations("motion", recipe, tmp_path, seeds=[0], only=["the step before"])
+    assert [row["name"] for row in first["rows"]] == ["the step before"]
     value = run_ablations("motion", recipe, tmp_path, seeds=[0])
     assert [row["name"] for row in value["rows"]] == ["velocities", "the step before", "one frame alone"]
+    assert value["rows"][1] == first["rows"][0]  # not trained again
+    with pytest.raises(ValueError, match="cell must be one of .*, got 'the step'"):
+        run_ablations("motion", recipe, tmp_path, seeds=[0], only=["the step"])
     for row, size in zip(value["rows"], (5, 6, 3), strict=True):
         changes = "_".join(row["settings"]) or "unchanged"
         config = json.loads((tmp_path / "cells" / f"{changes}-seed0" / "config.json").read_text())
