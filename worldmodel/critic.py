@@ -1,9 +1,9 @@
 """The trainable cost: a goal-conditioned critic that predicts the steps to go from embeddings.
 
 ``d(s, g)`` estimates the number of environment steps between two embeddings. Embedding distance knows no doors; this
-does. It is a distance of features, ``|phi(s) - phi(g)|`` (Wang et al. 2023, arXiv 2304.01203, for metric heads), or
-where the embedding is a map, values that spread over it (:mod:`worldmodel.value_map`). It is trained offline on the
-trajectories of the world model, in one of two ways:
+does. It is a distance of features, ``|phi(s) - phi(g)|`` (Wang et al. 2023, arXiv 2304.01203, for metric heads), with a
+residual in one direction where the way back is another; or where the embedding is a map, values that spread over it
+(:mod:`worldmodel.value_map`). It is trained offline on the trajectories of the world model, in one of two ways:
 
 * temporal differences (:class:`CriticObjective`): hindsight goals (later frames of the same trajectory) and random ones,
   n-step targets without discount, a moving-average target network, and an expectile-like asymmetric squared error that
@@ -31,14 +31,14 @@ from worldmodel.costs import Cost, flatten_embeddings
 from worldmodel.encoders import mlp
 from worldmodel.value_map import ValueMap
 
-HEADS = ("metric", "value_map")
+HEADS = ("metric", "quasimetric", "value_map")
 
 
 @dataclass(frozen=True)
 class CriticConfig:
     """Architecture and objective of the critic."""
 
-    head: str = "metric"  # of HEADS: "metric", a distance of features, or "value_map", of feature maps only
+    head: str = "metric"  # of HEADS; a quasimetric need not be symmetric, a value map is of feature maps only
     feature_dim: int = 32  # size of phi, or value maps
     hidden_dims: tuple[int, ...] = (
         256,
@@ -89,9 +89,31 @@ class MetricHead(nn.Module):
         return difference.square().sum(dim=-1).add(1e-8).sqrt()
 
 
+class QuasimetricHead(MetricHead):
+    """A metric plus a residual that grows in one direction: ``|phi(s) - phi(g)| + max_k relu(psi_k(s) - psi_k(g))``.
+
+    No way is longer than a detour, but there and back may differ, as where something falls (Liu et al. 2023, metric
+    residual networks, arXiv 2208.08133).
+
+    Args:
+        size: of an embedding, flat.
+        hidden_dims: of ``phi`` and ``psi``.
+        feature_dim: what either returns.
+    """
+
+    def __init__(self, size: int, hidden_dims: Sequence[int], feature_dim: int) -> None:
+        super().__init__(size, hidden_dims, feature_dim)
+        self.psi = mlp([size, *hidden_dims, feature_dim])
+
+    def forward(self, start: Tensor, goal: Tensor) -> Tensor:
+        """Return ``(...)`` from ``start (..., D)`` to ``goal (..., D)``, broadcasting."""
+        return super().forward(start, goal) + (self.psi(start) - self.psi(goal)).relu().amax(-1)
+
+
 def _make_head(embedding_shape: Sequence[int], config: CriticConfig) -> nn.Module:
-    if config.head == "metric":
-        return MetricHead(math.prod(embedding_shape), config.hidden_dims, config.feature_dim)
+    if config.head in ("metric", "quasimetric"):
+        head = MetricHead if config.head == "metric" else QuasimetricHead
+        return head(math.prod(embedding_shape), config.hidden_dims, config.feature_dim)
     return ValueMap(
         embedding_shape,
         channels=config.feature_dim,
