@@ -20,7 +20,17 @@ from benchmarks.report import render_report
 from benchmarks.runs import check_same_run, command_line, read_config, write_config, write_json
 from benchmarks.stages import train_run
 
-SUMMARY_AGENTS = ("mode-2", "mode-1", "oracle", "expert", "straight-line", "random", "zero")
+SUMMARY_AGENTS = (
+    "mode-2",
+    "mode-1",
+    "oracle",
+    "oracle-straight",
+    "expert",
+    "straight-line",
+    "correlated",
+    "random",
+    "zero",
+)
 
 
 def run_quickstart(recipe: Recipe, out: Path, *, seed: int, device: str, console: Console) -> dict[str, Any]:
@@ -54,7 +64,7 @@ def run_quickstart(recipe: Recipe, out: Path, *, seed: int, device: str, console
 def summarise_run(
     recipe: Recipe, rows: list[dict[str, Any]], seed: int, seconds: float, report: Path
 ) -> dict[str, Any]:
-    """Return the five rates with intervals, milliseconds per action, minutes and memory."""
+    """Return the rates with intervals, milliseconds per action, minutes and memory."""
     by_agent = {row["agent"]: row for row in rows}
     return {
         "recipe": recipe.name,

@@ -17,6 +17,7 @@ from benchmarks.markdown import (
     load_speed,
     load_study,
     load_summaries,
+    mujoco_table,
     planning_table,
     policies_table,
     quickstart_table,
@@ -65,6 +66,7 @@ def test_tables_are_those_of_the_committed_results():
     assert quickstart_table(load_summaries("two-rooms-small")) in README
     assert policies_table(load_study("two-rooms-small-seed0", "policies")) in README
     assert speed_table(load_speed()) in README
+    assert mujoco_table() in README
     for recipe in ("two-rooms", "two-rooms-small"):
         assert ablations_table(load_study(f"{recipe}-ablations", "terms")) in README
 
