@@ -152,12 +152,12 @@ def two_rooms_full() -> Recipe:
 
 
 def point_maze_small() -> Recipe:
-    """PointMaze 7 x 7 from pictures and velocities, at the size of two CPU cores, evaluated on mazes never seen.
+    """PointMaze 7 x 7 from pictures, at the size of two CPU cores, evaluated on mazes never seen.
 
     What holds for rooms holds for mazes: a feature map, here of one position per cell, and shortest paths over the
     episodes that share a maze. A distance of features finds no ways in mazes that it never saw; values that spread over
-    the map do. Proprioception has what a frame does not show, the velocity, and not the place, which the encoder would
-    then have everywhere instead of where the ball is.
+    the map do. Proprioception is left out: the encoder would have the place everywhere instead of where the ball is, and
+    with the velocity alone it drops the place.
     """
     rooms = two_rooms_small()
     assert rooms.predictor is not None
@@ -166,18 +166,17 @@ def point_maze_small() -> Recipe:
         name="point-maze-small",
         collect=CollectConfig(
             "worldmodel/PointMaze-v0",
-            {"image_size": 36, "num_mazes": 400, "position_in_proprio": False},
+            {"image_size": 36, "num_mazes": 400},
             policy="correlated",
             num_episodes=16_000,
             num_steps=100,
             chunk=2000,
             states_only=True,
         ),
-        model=dataclasses.replace(rooms.model, keys=("pixels", "proprio")),
         critic=CriticRecipe(
             FitConfig(num_steps=3000, lr=4e-3, weight_decay=1e-4, checkpoint_every=1000),
             CriticConfig(head="value_map", feature_dim=8, hidden_dims=(32,), scale=20.0),
-            paths=PathConfig(near=1.5, num_graphs=300),
+            paths=PathConfig(near=1.5),
             starts_per_goal=16,
         ),
         evaluation=EvaluationRecipe(num_tasks=500, num_steps=150),

@@ -53,7 +53,6 @@ class PointMaze(MujocoTask):
         size: 5 or 7 cells per side, without the border.
         num_mazes: how many mazes the split "train" has; None gives every episode a maze of its own. "eval" always does,
             and "detour", whose mazes are as much held out and whose goals are twice as far along the way as they look.
-        position_in_proprio: give ``proprio`` the ball's place beside its velocity, or leave it to the pictures.
         actuation: "velocity" (with a time constant of .1 s) or "force" (of .5 s).
         image_size: pixels per side.
         render_backend: who draws ``pixels``: "raster", batched, or "mujoco", which needs an OpenGL context.
@@ -65,6 +64,7 @@ class PointMaze(MujocoTask):
     """
 
     env_id = "worldmodel/PointMaze-v0"
+    proprio_dim = 4
     colours = COLORS
     drawn_sizes = {"ball_size": "ball_color"}  # noqa: RUF012
     world_fields = ("geom_pos",)
@@ -74,7 +74,6 @@ class PointMaze(MujocoTask):
         *,
         size: int = 7,
         num_mazes: int | None = None,
-        position_in_proprio: bool = True,
         actuation: str = "velocity",
         image_size: int = 64,
         render_backend: str = "raster",
@@ -87,7 +86,6 @@ class PointMaze(MujocoTask):
         if size not in MIN_DISTANCE:
             raise ValueError(f"size must be one of {', '.join(map(str, MIN_DISTANCE))}, got {size}")
         self.size, self.actuation, self.num_mazes = int(size), actuation, num_mazes
-        self.position_in_proprio = bool(position_in_proprio)
         self._mazes: Tensor | None = None  # (num_mazes, n, n) bool, the same in every process
         if num_mazes is not None:
             check_whole("num_mazes", num_mazes, at_least=1)
@@ -112,9 +110,8 @@ class PointMaze(MujocoTask):
             render_backend=render_backend,
             device=device,
         )
-        high = [*([size / 2] * 2 if self.position_in_proprio else []), 8 * SPEED, 8 * SPEED]
-        self.proprio_high = torch.tensor(high, device=self.device)
-        self.proprio_low, self.proprio_dim = -self.proprio_high, len(high)
+        self.proprio_high = torch.tensor([size / 2, size / 2, 8 * SPEED, 8 * SPEED], device=self.device)
+        self.proprio_low = -self.proprio_high
 
     def initial(
         self,
@@ -157,10 +154,6 @@ class PointMaze(MujocoTask):
                 f"{int(worlds[0])}"
             )
         return {**state, **self._clock(num_envs, generator)}
-
-    def proprio(self, state: State) -> Tensor:
-        """Return place [cells] and velocity [cells/s] of the ball, ``(B, 4)``, or its velocity alone, ``(B, 2)``."""
-        return super().proprio(state) if self.position_in_proprio else state["velocity"].clone()
 
     def goal(self, state: State, generator: torch.Generator) -> State:
         """Draw a goal per world: the same maze and factors, at rest in a cell at least ``min_distance`` away.

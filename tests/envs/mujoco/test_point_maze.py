@@ -118,11 +118,3 @@ def test_the_detour_split_has_held_out_mazes_and_goals_twice_as_far_as_they_look
     assert float((ratio >= 2).float().mean()) < 0.5  # goals of the other split are seldom so
     with pytest.raises(ValueError, match="one of \\['train', 'eval', 'detour'\\], got 'detuor'"):
         sim.initial(1, generator(), split="detuor")
-
-
-def test_the_place_may_be_left_to_pictures():
-    sim = PointMaze(position_in_proprio=False)
-    state = {**sim.initial(5, generator()), "velocity": torch.randn(5, 2)}
-    assert torch.equal(sim.proprio(state), state["velocity"])
-    assert sim.proprio_dim == len(sim.proprio_high) == 2
-    assert torch.equal(PointMaze().proprio(state)[:, 2:], state["velocity"])
