@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.display import AGENT_ORDER
 from benchmarks.slow_features.table import (
     chance,
     encoding_rmse,
@@ -86,18 +87,7 @@ def mujoco_table() -> str:
     ]
     lines = ["| success within the budget (at its end) [%] | " + " | ".join(heads) + " |"]
     lines.append("|---|" + "---|" * len(found))
-    order = (
-        "mode-2",
-        "mode-1",
-        "oracle",
-        "oracle-straight",
-        "expert",
-        "straight-line",
-        "correlated",
-        "random",
-        "zero",
-    )
-    for agent in order:
+    for agent in AGENT_ORDER:
         entries = [_mujoco_entry([summary["agents"].get(agent) for summary in one]) for one in found.values()]
         if set(entries) != {"–"}:
             lines.append(f"| {MUJOCO_ROWS[agent]} | " + " | ".join(entries) + " |")

@@ -13,24 +13,12 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.collecting import collect_store
-from benchmarks.display import print_alarm, progress_bar, results_table
+from benchmarks.display import AGENT_ORDER, print_alarm, progress_bar, results_table
 from benchmarks.pipeline import evaluate_run
 from benchmarks.recipes import Recipe
 from benchmarks.report import render_report
 from benchmarks.runs import check_same_run, command_line, read_config, write_config, write_json
 from benchmarks.stages import train_run
-
-SUMMARY_AGENTS = (
-    "mode-2",
-    "mode-1",
-    "oracle",
-    "oracle-straight",
-    "expert",
-    "straight-line",
-    "correlated",
-    "random",
-    "zero",
-)
 
 
 def run_quickstart(recipe: Recipe, out: Path, *, seed: int, device: str, console: Console) -> dict[str, Any]:
@@ -79,7 +67,7 @@ def summarise_run(
                 "ms_per_action": by_agent[name]["plan_ms"]["mean"],
                 "ms_per_action_alone": by_agent[name].get("latency_ms"),
             }
-            for name in SUMMARY_AGENTS
+            for name in AGENT_ORDER
             if name in by_agent  # a recipe may train no policy
         },
         "minutes": seconds / 60,
