@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from benchmarks.recipes import PlannerRecipe, like
 from benchmarks.runs import require_part
 from benchmarks.seeding import make_generator
 from envs.registration import make_simulator
-from envs.simulator import Simulator
+from envs.simulator import SeenTask, Simulator
 from envs.state import State
 from planners import PLANNERS
 from planners.agent import Agent
@@ -25,8 +25,9 @@ from worldmodel.checkpoint import CheckpointError, load_jepa
 from worldmodel.costs import ActionEffort, Cost, LastDistance, SummedDistance
 from worldmodel.critic import Critic, load_critic
 from worldmodel.jepa import JEPA, require_known
+from worldmodel.readout import Readout, ReadoutCost, load_readout
 
-COSTS = ("critic", "summed_critic", "last_distance", "summed_distance", "action_effort")
+COSTS = ("critic", "summed_critic", "task", "last_distance", "summed_distance", "action_effort")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,12 @@ class TrainedRun:
         """The trained cost-to-go."""
         hint = "its recipe trains none, or `worldmodel train` was not finished"
         return load_critic(require_part(self.path, "critic", hint), self.device)
+
+    @property
+    def readout(self) -> Readout:
+        """The readout of the task's own cost."""
+        hint = "its recipe trains none, or `worldmodel train` was not finished"
+        return load_readout(require_part(self.path, "readout", hint), self.device)
 
 
 def load_run(path: Path, device: torch.device | str = "cpu") -> TrainedRun:
@@ -104,11 +111,27 @@ def _cost(name: str, run: TrainedRun) -> Cost:
         critic = run.critic
         critic.summed = True
         return critic
+    if name == "task":
+        return ReadoutCost(run.readout, task_rule(run.simulator))
     return {
         "last_distance": LastDistance,
         "summed_distance": SummedDistance,
         "action_effort": ActionEffort,
     }[name]()
+
+
+def task_rule(simulator: Simulator) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the task's own distance between two proprioceptions.
+
+    Raises:
+        ValueError: proprioception does not show it.
+    """
+    if not isinstance(simulator, SeenTask):
+        raise ValueError(
+            "cost 'task' must be of a task whose distance proprioception shows, such as worldmodel/PushT-v0, "
+            f"got {simulator.env_id}"
+        )
+    return simulator.seen_distance
 
 
 class LearnedActor:

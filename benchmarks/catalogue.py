@@ -17,6 +17,7 @@ from benchmarks.recipes import (
     ModelRecipe,
     ObjectiveRecipe,
     PlannerRecipe,
+    ReadoutRecipe,
     Recipe,
     RefitRecipe,
     override,
@@ -257,19 +258,31 @@ def push_t_small() -> Recipe:
             chunk=1000,
             states_only=True,
         ),
-        model=ModelRecipe(keys=("proprio",), encoder="mlp", embedding_dim=64),
-        objective=ObjectiveRecipe(VARIANCE_COVARIANCE, rollout_steps=8, window=9),
+        model=ModelRecipe(
+            keys=("proprio",),
+            encoder="mlp",
+            embedding_dim=32,
+            predictor_args={"hidden_dims": [512, 512]},
+        ),
+        objective=ObjectiveRecipe(
+            {**VARIANCE_COVARIANCE, "temporal_similarity": 0.0, "supervised": 4.0},  # of proprioception
+            rollout_steps=8,
+            window=9,
+        ),
         world_model=FitConfig(num_steps=2000, lr=2e-3, checkpoint_every=500),
         predictor=RefitRecipe(FitConfig(num_steps=3000, lr=1e-3, checkpoint_every=500)),
-        critic=CriticRecipe(
-            FitConfig(num_steps=5000, lr=1e-3, checkpoint_every=1000),
-            CriticConfig(max_lag=16, hindsight_mean=15.0, target_rate=0.03),
+        critic=None,
+        readout=ReadoutRecipe(FitConfig(num_steps=4000, lr=2e-3, checkpoint_every=1000)),
+        actor=ActorRecipe(
+            FitConfig(num_steps=1500, lr=1e-3, checkpoint_every=500), cost="task", horizon=12
         ),
-        actor=ActorRecipe(FitConfig(num_steps=1500, lr=1e-3, checkpoint_every=500), horizon=8),
         planner=PlannerRecipe(
             args={"num_samples": 64, "num_iters": 3, "num_elites": 8, "min_std": 0.1},
+            cost="task",
             horizon=12,
-            execute=2,
+            action_repeat=3,
+            execute=3,
+            init_std=1.0,
         ),
         evaluation=EvaluationRecipe(num_steps=60),
     )

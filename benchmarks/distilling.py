@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.agents import LearnedActor, TrainedRun, load_run
-from benchmarks.policy_checkpoint import POLICIES, load_policy, policy_folder, save_policy
+from benchmarks.policy_checkpoint import POLICIES, load_policy, make_policy, policy_folder, save_policy
 from benchmarks.preparation import choose_episodes, encode_episodes, open_store_of, split_episodes
 from benchmarks.recipes import PlannerRecipe, Recipe, require_positive
 from benchmarks.runs import command_line, read_config, read_json, read_recipe, write_json
@@ -30,6 +30,7 @@ from planners.distill import (
 from planners.policy import GoalPolicy, check_architecture
 from worldmodel.data import TrajectoryStore
 from worldmodel.training import BatchFn, FitConfig, fit
+from worldmodel.value_map import ValueMap
 
 OnStep = Callable[[str, int, int, Mapping[str, float]], None]  # stage, step, steps in all, scalars
 
@@ -115,7 +116,12 @@ def distill_run(
     trained, recipe = load_run(run, device), read_recipe(run)
     seed = int(read_config(run).get("seed", 0)) if seed is None else seed
     architecture = config.architecture({} if recipe.actor is None else recipe.actor.architecture)
-    distiller = _Distiller(trained, config, architecture, derive_seed(seed, "distill", method), on_step)
+    reads_values = recipe.actor is not None and recipe.actor.value_map and not config.conv_channels
+    value_map = trained.critic.head if reads_values else None
+    assert value_map is None or isinstance(value_map, ValueMap)
+    distiller = _Distiller(
+        trained, config, architecture, value_map, derive_seed(seed, "distill", method), on_step
+    )
     if isinstance(config, DaggerConfig):
         facts = distiller.dagger(config, planner or recipe.planner)
     else:
@@ -140,6 +146,7 @@ class _Distiller:
         trained: TrainedRun,
         config: ImitationConfig,
         architecture: Mapping[str, Any],
+        value_map: ValueMap | None,
         seed: int,
         on_step: OnStep | None,
     ) -> None:
@@ -148,13 +155,9 @@ class _Distiller:
         bounds = trained.env["action"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "policy"))
-            self.policy = GoalPolicy(
-                trained.model.embedding_shape,
-                bounds["low"],
-                bounds["high"],
-                bounds["max_norm"],
-                **architecture,
-            ).to(trained.device)
+            self.policy = make_policy(trained.model.embedding_shape, bounds, architecture, value_map).to(
+                trained.device
+            )
 
     def dagger(self, config: DaggerConfig, planner: PlannerRecipe) -> dict[str, Any]:
         """Let the planner correct the policy, in its own states; train on everything after each round."""
@@ -190,7 +193,7 @@ class _Distiller:
         if not (folder / "config.json").exists():
             return False
         own = load_policy(folder, self.trained.device)
-        shapes = [(one.hidden_dims, one.conv_channels) for one in (own, self.policy)]
+        shapes = [(one.hidden_dims, one.conv_channels, type(one.reader)) for one in (own, self.policy)]
         if shapes[0] != shapes[1]:
             return False
         self.policy.load_state_dict(own.state_dict())

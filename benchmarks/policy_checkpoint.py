@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from planners.policy import GoalPolicy
 from worldmodel.checkpoint import CheckpointError, load_folder, load_state, save_folder, state_tensors
+from worldmodel.value_map import Surroundings, ValueMap
 
 POLICIES = ("imagination", "dagger", "inverse")  # the recipe's own, and what `distill` adds
 
@@ -15,6 +18,30 @@ POLICIES = ("imagination", "dagger", "inverse")  # the recipe's own, and what `d
 def policy_folder(run: Path, name: str) -> Path:
     """Return where a run keeps the policy ``name``."""
     return run / ("policy" if name == "imagination" else f"policy-{name}")
+
+
+def make_policy(
+    embedding_shape: Sequence[int],
+    bounds: Mapping[str, Any],
+    architecture: Mapping[str, Any],
+    value_map: ValueMap | None = None,
+) -> GoalPolicy:
+    """Build an untrained policy.
+
+    Args:
+        embedding_shape: of the world model.
+        bounds: of actions: ``low``, ``high`` and ``max_norm``.
+        architecture: other arguments of :class:`planners.policy.GoalPolicy`.
+        value_map: what it reads, frozen, in the place of embedding and goal.
+    """
+    return GoalPolicy(
+        embedding_shape,
+        bounds["low"],
+        bounds["high"],
+        bounds["max_norm"],
+        **architecture,
+        reader=None if value_map is None else Surroundings(value_map),
+    )
 
 
 def save_policy(path: Path, policy: GoalPolicy) -> None:
@@ -31,6 +58,9 @@ def save_policy(path: Path, policy: GoalPolicy) -> None:
             "noise": policy.noise,
         },
     }
+    if isinstance(policy.reader, Surroundings):
+        settings = ("embedding_shape", "channels", "hidden_channels", "num_iterations")
+        config["value_map"] = {name: getattr(policy.reader.value_map, name) for name in settings}
     save_folder(path, config, state_tensors(policy))
 
 
@@ -42,7 +72,13 @@ def load_policy(path: Path, device: torch.device | str = "cpu") -> GoalPolicy:
     """
     config, tensors = load_folder(path, "policy")
     try:
-        policy = GoalPolicy(**config["policy"])
+        value_map = ValueMap(**config["value_map"]) if "value_map" in config else None
+        architecture = {
+            name: value
+            for name, value in config["policy"].items()
+            if name not in ("embedding_shape", "low", "high", "max_norm")
+        }
+        policy = make_policy(config["policy"]["embedding_shape"], config["policy"], architecture, value_map)
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"config.json must describe a policy, got {path}: {error}") from error
     load_state(policy, tensors, path)

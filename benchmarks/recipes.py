@@ -16,6 +16,7 @@ from planners.policy import check_architecture
 from worldmodel.critic import CriticConfig
 from worldmodel.jepa import require_known
 from worldmodel.paths import PathConfig
+from worldmodel.readout import ReadoutConfig
 from worldmodel.training import FitConfig
 
 
@@ -122,20 +123,38 @@ class CriticRecipe:
 
 
 @dataclass(frozen=True)
+class ReadoutRecipe:
+    """Regress what the task's own cost reads, on cached embeddings."""
+
+    fit: FitConfig
+    readout: ReadoutConfig = field(default_factory=ReadoutConfig)
+    batch_size: int = 1024
+
+    def __post_init__(self) -> None:
+        require_positive(self, "batch_size")
+
+
+ACTOR_COSTS = ("critic", "task")
+
+
+@dataclass(frozen=True)
 class ActorRecipe:
     """Train the Mode-1 policy in imagination."""
 
     fit: FitConfig
+    cost: str = "critic"  # of ACTOR_COSTS; "task" is the task's own distance, on what the readout says
     horizon: int = 4  # imagined steps
     batch_size: int = 512
     hidden_dims: tuple[int, ...] = (256, 256)
     conv_channels: tuple[int, ...] = ()  # of 3 x 3 convolutions before them, where the embedding is a map
     noise: float = 0.0  # std around its actions where it acts in the world [half widths of the bounds]
+    value_map: bool = False  # it reads the values around it off the critic's value map, not the embeddings
 
     def __post_init__(self) -> None:
         for name in ("hidden_dims", "conv_channels"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         require_positive(self, "horizon", "batch_size")
+        require_known("cost of the actor", self.cost, ACTOR_COSTS)
         check_architecture(**self.architecture)
 
     @property
@@ -187,13 +206,23 @@ class Recipe:
     world_model: FitConfig
     predictor: RefitRecipe | None  # None: keep the predictor of the joint training
     critic: CriticRecipe | None  # None: plan by distances in embedding space
-    actor: ActorRecipe | None  # None: no Mode-1 policy; it needs a critic
+    actor: ActorRecipe | None  # None: no Mode-1 policy; it needs a critic, or a readout
     planner: PlannerRecipe = field(default_factory=PlannerRecipe)
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
+    readout: ReadoutRecipe | None = None  # what the cost "task" reads
 
     def __post_init__(self) -> None:
-        if self.critic is None and self.actor is not None:
+        if self.critic is None and self.actor is not None and self.actor.cost == "critic":
             raise ValueError("a recipe with an actor must have a critic to train it against, got critic null")
+        if self.actor is not None and self.actor.value_map:
+            head = None if self.critic is None else self.critic.critic.head
+            if head != "value_map":
+                raise ValueError(
+                    f"actor.value_map must be false where the critic has none, got true with the head {head!r}"
+                )
+        asks_task = [self.planner.cost, "" if self.actor is None else self.actor.cost]
+        if self.readout is None and any("task" in cost for cost in asks_task):
+            raise ValueError("a recipe with the cost 'task' must have a readout, got readout null")
         if self.actor is None and self.planner.policy_proposal:
             raise ValueError("planner.policy_proposal must be false in a recipe without an actor, got true")
         if self.critic is None and "critic" in self.planner.cost:
@@ -237,6 +266,9 @@ _NESTED: dict[str, type] = {
     "CriticRecipe.critic": CriticConfig,
     "CriticRecipe.paths": PathConfig,
     "ActorRecipe.fit": FitConfig,
+    "Recipe.readout": ReadoutRecipe,
+    "ReadoutRecipe.fit": FitConfig,
+    "ReadoutRecipe.readout": ReadoutConfig,
 }
 
 

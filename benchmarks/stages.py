@@ -2,8 +2,9 @@
 
 1. world model: encoder and predictor jointly, on windows of frames;
 2. predictor: refitted on cached embeddings with the encoder frozen;
-3. critic: steps to go, on cached embeddings or on shortest paths over them;
-4. actor: a policy trained in imagination against the critic.
+3. readout, where the recipe has one: what the task's own cost reads off an embedding;
+4. critic: steps to go, on cached embeddings or on shortest paths over them;
+5. actor: a policy trained in imagination against the critic, or the task's own cost.
 
 Each stage resumes where a kill left it, and is skipped once its checkpoint exists.
 """
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.agents import task_rule
 from benchmarks.cached_rows import PredictorObjective, RowPairs, RowWindows
 from benchmarks.diagnosing import (
     NUM_WINDOWS,
@@ -29,7 +31,7 @@ from benchmarks.diagnosing import (
     draw_windows,
 )
 from benchmarks.path_graphs import build_path_graphs
-from benchmarks.policy_checkpoint import save_policy
+from benchmarks.policy_checkpoint import make_policy, save_policy
 from benchmarks.preparation import (
     Windows,
     choose_episodes,
@@ -42,17 +44,20 @@ from benchmarks.preparation import (
     store_facts,
     with_collection_of,
 )
-from benchmarks.recipes import ActorRecipe, CriticRecipe, Recipe
+from benchmarks.recipes import ActorRecipe, CriticRecipe, ReadoutRecipe, Recipe
 from benchmarks.runs import begin_run, check_same_run, write_config
 from benchmarks.seeding import derive_seed
+from envs.registration import make_simulator
 from planners.policy import GoalPolicy, ImaginationObjective
 from worldmodel.checkpoint import load_jepa, save_jepa
+from worldmodel.costs import Cost
 from worldmodel.critic import (
     Critic,
     CriticObjective,
     GoalPairs,
     PathObjective,
     load_critic,
+    make_value_map,
     save_critic,
 )
 from worldmodel.data import ResidentWindows, TrajectoryStore, open_windows
@@ -61,7 +66,9 @@ from worldmodel.jepa import JEPA
 from worldmodel.memory import ShortTermMemory
 from worldmodel.objectives import JEPAObjective
 from worldmodel.paths import PathConfig, PathGraph, PathPairs
+from worldmodel.readout import Readout, ReadoutCost, ReadoutObjective, load_readout, save_readout
 from worldmodel.training import BatchFn, FitConfig, fit
+from worldmodel.value_map import Surroundings
 
 OnStep = Callable[[str, int, int, Mapping[str, float]], None]  # stage, step, steps in all, scalars
 
@@ -99,11 +106,10 @@ def train_run(
     if rank != 0:
         return
     stages.refit_predictor(model)
-    if recipe.critic is None:
-        return
-    critic = stages.critic(model, recipe.critic)
+    readout = None if recipe.readout is None else stages.readout(model, recipe.readout)
+    critic = None if recipe.critic is None else stages.critic(model, recipe.critic)
     if recipe.actor is not None:
-        stages.actor(model, critic, recipe.actor, recipe.critic.paths)
+        stages.actor(model, critic, readout, recipe.actor)
 
 
 class _Stages:
@@ -270,6 +276,29 @@ class _Stages:
         chosen = choose_episodes(episodes, max_episodes, derive_seed(self.seed, "refit"))
         return encode_episodes(model, self.store, chosen, dtype=torch.float16)
 
+    def readout(self, model: JEPA, config: ReadoutRecipe) -> Readout:
+        """Regress what the task's own cost reads on cached embeddings, or load it."""
+        path = self.run / "readout"
+        if (path / "config.json").exists():
+            return load_readout(path, self.device)
+        embeddings, key = self.cached(model)[0], config.readout.key
+        episodes = split_episodes(self.recipe, self.store)["train"]
+        values = torch.from_numpy(self.store.read([key], episodes)[key]).flatten(1).to(self.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.seed, "readout"))
+            readout = Readout(embeddings.shape[1], values.shape[1], config.readout).to(self.device)
+        readout.set_statistics(embeddings, values)
+        seed = derive_seed(self.seed, "readout rows")
+
+        def batches(step: int) -> dict[str, Tensor]:
+            generator = torch.Generator().manual_seed(derive_seed(seed, step))
+            rows = torch.randint(len(values), (config.batch_size,), generator=generator).to(self.device)
+            return {"embedding": embeddings[rows], "value": values[rows]}
+
+        self._fit(ReadoutObjective(readout), batches, {"readout": 1.0}, config.fit, "readout")
+        save_readout(path, readout)
+        return readout
+
     def critic(self, model: JEPA, config: CriticRecipe) -> Critic:
         """Train the cost-to-go on cached embeddings, or load it."""
         path = self.run / "critic"
@@ -310,7 +339,7 @@ class _Stages:
             write_config(self.run, self.recipe, seconds={"paths": time.perf_counter() - began})
         return self._graphs
 
-    def actor(self, model: JEPA, critic: Critic, config: ActorRecipe, paths: PathConfig | None) -> None:
+    def actor(self, model: JEPA, critic: Critic | None, readout: Readout | None, config: ActorRecipe) -> None:
         """Train the Mode-1 policy in imagination and write it, unless it exists.
 
         Goals are frames of the same world as the start: any frame of the data, or of the same path graph.
@@ -319,14 +348,25 @@ class _Stages:
         if (path / "config.json").exists():
             return
         policy = self.policy(model, config)
+        if isinstance(policy.reader, Surroundings):
+            assert critic is not None
+            policy.reader.value_map.load_state_dict(critic.head.state_dict())
         model.requires_grad_(False)
-        cost = Critic(model.embedding_shape, critic.config, summed=True).to(self.device)
-        cost.load_state_dict(critic.state_dict())
+        if config.cost == "task":
+            assert readout is not None
+            rule = task_rule(make_simulator(self.store.env["id"], **self.store.env["kwargs"]))
+            cost: Cost = ReadoutCost(readout, rule)
+        else:
+            assert critic is not None
+            cost = Critic(model.embedding_shape, critic.config, summed=True).to(self.device)
+            cost.load_state_dict(critic.state_dict())
         cost.requires_grad_(False)
         seed = derive_seed(self.seed, "imagination")
-        if paths is not None:
+        on_paths = self.recipe.critic
+        if critic is not None and on_paths is not None and on_paths.paths is not None:
             policy.set_statistics(critic.get_buffer("mean"), critic.get_buffer("std"))
-            pairs: BatchFn = PathPairs(self.path_graphs(model, paths), config.batch_size, seed)
+            graphs = self.path_graphs(model, on_paths.paths)
+            pairs: BatchFn = PathPairs(graphs, config.batch_size, seed, on_paths.starts_per_goal)
         else:
             pairs = RowPairs(self.cached(model)[0], config.batch_size, seed)
 
@@ -351,13 +391,11 @@ class _Stages:
         bounds = self.store.env["action"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "policy"))
-            return GoalPolicy(
-                model.embedding_shape,
-                bounds["low"],
-                bounds["high"],
-                bounds["max_norm"],
-                **config.architecture,
-            ).to(self.device)
+            critic = self.recipe.critic
+            value_map = None
+            if config.value_map and critic is not None:
+                value_map = make_value_map(model.embedding_shape, critic.critic)
+            return make_policy(model.embedding_shape, bounds, config.architecture, value_map).to(self.device)
 
     def cached(self, model: JEPA) -> tuple[Tensor, Tensor, Tensor]:
         """Encode every frame once, then let the frames go.

@@ -166,6 +166,20 @@ class PlanarWorld(Protocol):
         """Return the walls of each world, ``(B, W, 4)`` of ``x0, y0, x1, y1``."""
 
 
+@runtime_checkable
+class SeenTask(Protocol):
+    """A simulator whose distance to the goal proprioception shows: planners can be given it as a hard-wired cost."""
+
+    def seen_distance(self, proprio: Tensor, goal: Tensor) -> Tensor:
+        """Return :meth:`Simulator.distance` ``(...)`` of ``proprio (..., P)`` to the goal's, differentiable.
+
+        Leading axes broadcast.
+
+        Raises:
+            ValueError: as it was set up, the simulator does not show enough.
+        """
+
+
 class VectorLayout:
     """Packs a state into float32 vectors and back, column by column.
 

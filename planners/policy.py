@@ -48,10 +48,12 @@ class GoalPolicy(nn.Module):
         hidden_dims: widths of the hidden layers.
         conv_channels: channels of 3 x 3 convolutions before them, on the maps of embedding and goal together.
         noise: standard deviation of :meth:`sample` [half widths of the bounds].
+        reader: a module from standardised embedding and goal, ``(B, D)`` each, to ``(B, num_features)``, an attribute
+            of it, which the hidden layers then read; None is embedding and goal side by side.
 
     Raises:
-        ValueError: a bound is not finite (a policy squashes its output into the box), a width or the noise is none, or
-            there are convolutions and the embedding is a vector.
+        ValueError: a bound is not finite (a policy squashes its output into the box), a width or the noise is none,
+            there are convolutions and the embedding is a vector, or convolutions and a reader.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class GoalPolicy(nn.Module):
         hidden_dims: Sequence[int] = (256, 256),
         conv_channels: Sequence[int] = (),
         noise: float = 0.0,
+        reader: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if not all(math.isfinite(bound) for bound in (*low, *high)):
@@ -73,14 +76,19 @@ class GoalPolicy(nn.Module):
             raise ValueError(
                 f"a policy with convolutions must act on a feature map, got embeddings of shape {tuple(embedding_shape)}"
             )
+        if conv_channels and reader is not None:
+            raise ValueError(
+                f"conv_channels must be empty in a policy with a reader, got {tuple(conv_channels)}"
+            )
         self.embedding_shape = tuple(embedding_shape)
         self.low = tuple(float(bound) for bound in low)
         self.high = tuple(float(bound) for bound in high)
         self.max_norm = max_norm
         self.hidden_dims, self.conv_channels = tuple(hidden_dims), tuple(conv_channels)
         self.noise = float(noise)
+        self.reader = reader
         layers: list[nn.Module] = []
-        features = 2 * math.prod(embedding_shape)
+        features = 2 * math.prod(embedding_shape) if reader is None else int(reader.num_features)  # type: ignore[arg-type]
         if conv_channels:
             channels, height, width = embedding_shape
             layers.append(nn.Unflatten(1, (2 * channels, height, width)))
@@ -118,8 +126,9 @@ class GoalPolicy(nn.Module):
     def forward(self, embedding: Tensor, goal: Tensor) -> Tensor:
         """Choose actions ``(B, A)`` at ``embedding (B, *D)`` for ``goal (B, *D)``."""
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        here, there = (embedding.flatten(1) - mean) / std, (goal.flatten(1) - mean) / std
         raw = self.layers(
-            torch.cat([(embedding.flatten(1) - mean) / std, (goal.flatten(1) - mean) / std], dim=-1)
+            torch.cat([here, there], dim=-1) if self.reader is None else self.reader(here, there)
         )
         if self.max_norm is None:
             return self.get_buffer("center") + self.get_buffer("half_width") * raw.tanh()

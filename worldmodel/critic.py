@@ -114,6 +114,17 @@ def _make_head(embedding_shape: Sequence[int], config: CriticConfig) -> nn.Modul
     if config.head in ("metric", "quasimetric"):
         head = MetricHead if config.head == "metric" else QuasimetricHead
         return head(math.prod(embedding_shape), config.hidden_dims, config.feature_dim)
+    return make_value_map(embedding_shape, config)
+
+
+def make_value_map(embedding_shape: Sequence[int], config: CriticConfig) -> ValueMap:
+    """Build the untrained head of a critic whose head is a value map.
+
+    Raises:
+        ValueError: the critic has another head, or the embedding is no map.
+    """
+    if config.head != "value_map":
+        raise ValueError(f"head of the critic must be 'value_map', got {config.head!r}")
     return ValueMap(
         embedding_shape,
         channels=config.feature_dim,

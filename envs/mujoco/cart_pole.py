@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from scipy.linalg import solve_discrete_are
 from torch import Tensor
+from torch.nn import functional as F
 
 from envs.mujoco.renderer import camera_xml
 from envs.mujoco.task import Factor, MujocoTask
@@ -163,6 +164,20 @@ class CartPole(MujocoTask):
         height = 1.0 - tilt.cos()
         speed = (state["velocity"] - goal["velocity"]).abs()
         return place.abs() + height + 0.1 * speed.sum(1)
+
+    def seen_distance(self, proprio: Tensor, goal: Tensor) -> Tensor:
+        """Return :meth:`distance` ``(...)`` from ``proprio (..., 5)`` to the goal's.
+
+        Raises:
+            ValueError: proprioception shows no velocity.
+        """
+        if self.motion != "velocity":
+            raise ValueError(
+                f"motion must be 'velocity' for proprioception to show the distance, got {self.motion!r}"
+            )
+        height = 1.0 - F.cosine_similarity(proprio[..., 1:3], goal[..., 1:3], dim=-1)
+        speed = (proprio[..., 3:] - goal[..., 3:]).abs()
+        return (proprio[..., 0] - goal[..., 0]).abs() + height + 0.1 * speed.sum(-1)
 
     def expert(self, state: State, goal: State) -> Tensor:
         """Return the force ``(B, 1)``: pump energy while the pole is low, balance it when it is up.

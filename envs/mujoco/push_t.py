@@ -11,6 +11,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from envs.mujoco.renderer import camera_xml
 from envs.mujoco.task import Factor, MujocoTask
@@ -162,15 +163,35 @@ class PushT(MujocoTask):
         The pusher's way is to the block, without which a planner would never come near it, and as the block comes to its
         place, for the criterion "both", to where the goal has the pusher. Zero at the goal.
         """
-        corners = [self._corners(each["position"][:, 2:]) for each in (state, goal)]  # (B, 8, 2)
-        moved = (corners[0] - corners[1]).square().sum(-1).mean(-1).sqrt()
-        pusher = state["position"][:, :2]
-        away = ((pusher - state["position"][:, 2:4]).norm(dim=-1) - BAR[1] - RADIUS).clamp_min(0.0)
-        rest = (
-            (pusher - goal["position"][:, :2]).norm(dim=-1)
-            if self.criterion == "both"
-            else torch.zeros_like(away)
-        )
+        poses = [
+            torch.cat([position[:, :4], position[:, 4:].cos(), position[:, 4:].sin()], 1)
+            for position in (state["position"], goal["position"])
+        ]
+        return self._pose_distance(*poses)
+
+    def seen_distance(self, proprio: Tensor, goal: Tensor) -> Tensor:
+        """Return :meth:`distance` ``(...)`` from ``proprio (..., 8)`` to the goal's.
+
+        Raises:
+            ValueError: proprioception does not show the block.
+        """
+        if not self.block_in_proprio:
+            raise ValueError(
+                "block_in_proprio must be true for proprioception to show the distance, got false"
+            )
+        turns = (F.normalize(each[..., 6:], dim=-1) for each in (proprio, goal))
+        poses = [
+            torch.cat([each[..., :2], each[..., 4:6], turn], -1)
+            for each, turn in zip((proprio, goal), turns, strict=True)
+        ]
+        return self._pose_distance(*poses)
+
+    def _pose_distance(self, pose: Tensor, goal: Tensor) -> Tensor:
+        """Return ``(...)`` from poses ``(..., 6)``: places of pusher and block, cosine and sine of the block's angle."""
+        corners = self._corners(pose[..., 2:]) - self._corners(goal[..., 2:])
+        moved = _norm(corners.flatten(-2)) / math.sqrt(corners.shape[-2])
+        away = (_norm(pose[..., :2] - pose[..., 2:4]) - BAR[1] - RADIUS).clamp_min(0.0)
+        rest = _norm(pose[..., :2] - goal[..., :2]) if self.criterion == "both" else torch.zeros_like(away)
         return moved + 0.1 * torch.lerp(rest, away, (moved / self.success_radius).clamp(max=1.0))
 
     def expert(self, state: State, goal: State) -> Tensor:
@@ -225,7 +246,7 @@ class PushT(MujocoTask):
         return (moved < self.success_radius) & (turned.abs() < ANGLE)
 
     def _corners(self, block: Tensor) -> Tensor:
-        """Return the corners ``(B, 8, 2)`` of bar and stem of blocks ``(B, 3)``."""
+        """Return the corners ``(..., 8, 2)`` of bar and stem of blocks ``(..., 4)``: place, cosine and sine."""
         signs = torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]], device=self.device)
         bar = signs * torch.tensor(BAR, device=self.device) + torch.tensor(
             [0, BAR[1] - CENTRE], device=self.device
@@ -233,8 +254,13 @@ class PushT(MujocoTask):
         stem = signs * torch.tensor(STEM, device=self.device)
         stem = stem + torch.tensor([0, 2 * BAR[1] + STEM[1] - CENTRE], device=self.device)
         x, y = torch.cat([bar, stem]).unbind(-1)
-        cos, sin = block[:, 2:].cos(), block[:, 2:].sin()  # (B, 1)
-        return torch.stack([cos * x - sin * y, sin * x + cos * y], -1) + block[:, None, :2]
+        cos, sin = block[..., 2:3], block[..., 3:]
+        return torch.stack([cos * x - sin * y, sin * x + cos * y], -1) + block[..., None, :2]
+
+
+def _norm(vector: Tensor) -> Tensor:
+    """Return the length over the last axis, with a gradient of zero, not NaN, at zero."""
+    return torch.linalg.vector_norm(vector, dim=-1)
 
 
 def _model_xml() -> str:

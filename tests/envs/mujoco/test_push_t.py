@@ -134,7 +134,11 @@ def test_distance_is_the_root_mean_square_way_of_the_corners():
         centres[0, stem, :2]
         + rotations[0, stem, :2, :2] @ torch.tensor(sim.model.geom_size[stem, :2]).float()
     )
-    corners = sim._corners(state["position"][:, 2:])[0]
+    corners = sim._corners(
+        torch.cat(
+            [state["position"][:, 2:4], state["position"][:, 4:].cos(), state["position"][:, 4:].sin()], 1
+        )
+    )[0]
     assert float((corners - corner).norm(dim=-1).min()) < 1e-6
 
 
