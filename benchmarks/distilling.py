@@ -28,6 +28,7 @@ from planners.distill import (
     demonstrate,
 )
 from planners.policy import GoalPolicy, check_architecture
+from worldmodel.critic import Critic
 from worldmodel.data import TrajectoryStore
 from worldmodel.training import BatchFn, FitConfig, fit
 from worldmodel.value_map import ValueMap
@@ -117,10 +118,9 @@ def distill_run(
     seed = int(read_config(run).get("seed", 0)) if seed is None else seed
     architecture = config.architecture({} if recipe.actor is None else recipe.actor.architecture)
     reads_values = recipe.actor is not None and recipe.actor.value_map and not config.conv_channels
-    value_map = trained.critic.head if reads_values else None
-    assert value_map is None or isinstance(value_map, ValueMap)
+    critic = trained.critic if reads_values else None
     distiller = _Distiller(
-        trained, config, architecture, value_map, derive_seed(seed, "distill", method), on_step
+        trained, config, architecture, critic, derive_seed(seed, "distill", method), on_step
     )
     if isinstance(config, DaggerConfig):
         facts = distiller.dagger(config, planner or recipe.planner)
@@ -139,14 +139,14 @@ def distill_run(
 
 
 class _Distiller:
-    """A policy and what trains it."""
+    """A policy, which may read the value map of a critic, and what trains it."""
 
     def __init__(
         self,
         trained: TrainedRun,
         config: ImitationConfig,
         architecture: Mapping[str, Any],
-        value_map: ValueMap | None,
+        critic: Critic | None,
         seed: int,
         on_step: OnStep | None,
     ) -> None:
@@ -155,9 +155,13 @@ class _Distiller:
         bounds = trained.env["action"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "policy"))
+            value_map = None if critic is None else critic.head
+            assert value_map is None or isinstance(value_map, ValueMap)
             self.policy = make_policy(trained.model.embedding_shape, bounds, architecture, value_map).to(
                 trained.device
             )
+        if critic is not None:
+            self.policy.set_statistics(critic.get_buffer("mean"), critic.get_buffer("std"))
 
     def dagger(self, config: DaggerConfig, planner: PlannerRecipe) -> dict[str, Any]:
         """Let the planner correct the policy, in its own states; train on everything after each round."""
@@ -267,13 +271,17 @@ class _Distiller:
         }
 
     def _set_statistics(self, embeddings: Tensor) -> None:
+        """Standardise as ``embeddings`` are distributed; what reads the critic's value map keeps the critic's."""
+        if self.policy.reader is not None:
+            return
         flat = embeddings.flatten(1).float()
         self.policy.set_statistics(flat.mean(dim=0), flat.std(dim=0))
 
     def _fit(self, batches: BatchFn, stage: str) -> float:
         """Train from where the policy is; a state of an earlier call is not taken up."""
         config, run = self.config, self.trained.path
-        self.policy.train().requires_grad_(True)
+        self.policy.train()
+        self.policy.layers.requires_grad_(True)  # not what a reader has of the critic
         (run / "train_state" / f"{stage}.safetensors").unlink(missing_ok=True)
         result = fit(
             ImitationObjective(self.policy),

@@ -132,7 +132,7 @@ def test_the_planner_remembers_what_the_policy_did(tmp_path):
         return remember(model, memory, embedding, action)
 
     config = dataclasses.replace(SMALL, rounds=2, own_start=False)
-    distiller = _Distiller(trained, config, {"hidden_dims": (16,), "noise": 0.1}, 0, None)
+    distiller = _Distiller(trained, config, {"hidden_dims": (16,), "noise": 0.1}, None, 0, None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(trained.model), "remember", watch)
         kwargs = trained.env["kwargs"]

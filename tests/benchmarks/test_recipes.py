@@ -55,6 +55,13 @@ def test_overrides_reach_any_depth_and_keep_types():
         (["world_model.lr"], "an override must be KEY=VALUE, got 'world_model.lr'"),
         (["world_model.num_steps=many"], "world_model.num_steps must be of type int, got 'many'"),
         (["critic=null"], "a recipe with an actor must have a critic to train it against, got critic null"),
+        (["planner.cost=task"], "a recipe with the cost 'task' must have a readout, got readout null"),
+        (["actor.cost=task"], "a recipe with the cost 'task' must have a readout, got readout null"),
+        (["actor.cost=distance"], "cost of the actor must be one of critic, task"),
+        (
+            ["actor.value_map=true"],
+            "must be false where the critic has none, got true with the head 'metric'",
+        ),
         (["world_model.num_steps=0"], "num_steps must be >= 1, got 0"),
         (["name.x=1"], "key must name a value, got 'name.x'"),
         (["objective.window=3"], "objective.window must be > objective.rollout_steps"),

@@ -115,6 +115,28 @@ def test_a_policy_with_convolutions_reads_maps_as_maps():
         GoalPolicy((2,), [-1.0], [1.0], conv_channels=(4,))
 
 
+class Difference(nn.Module):
+    num_features = 2
+
+    def forward(self, start, goal):
+        return goal - start
+
+
+def test_a_policy_reads_what_its_reader_makes_of_standardised_embeddings():
+    policy = GoalPolicy((2,), [-1.0, -1.0], [1.0, 1.0], hidden_dims=(8,), reader=Difference())
+    policy.set_statistics(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))
+    here, there = torch.randn(2, 5, 2)
+    moved = torch.tensor([0.3, -0.7])
+    torch.testing.assert_close(policy(here, there), policy(here + moved, there + moved))
+    torch.testing.assert_close(
+        policy(here, there), policy.layers((there - here) / torch.tensor([2.0, 4.0])).tanh()
+    )
+    with pytest.raises(
+        ValueError, match=r"conv_channels must be empty in a policy with a reader, got \(4,\)"
+    ):
+        GoalPolicy((1, 2, 2), [-1.0], [1.0], conv_channels=(4,), reader=Difference())
+
+
 def test_a_policy_refuses_an_open_box():
     with pytest.raises(ValueError, match="action bounds of a policy must be finite"):
         GoalPolicy((2,), [-float("inf")], [1.0])

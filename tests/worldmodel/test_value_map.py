@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from worldmodel.critic import Critic, CriticConfig, load_critic, save_critic
-from worldmodel.value_map import ValueMap
+from worldmodel.value_map import Surroundings, ValueMap
 
 SHAPE = (3, 1, 6)  # agent, goal marker, wall; a corridor of six positions
 
@@ -65,3 +65,32 @@ def test_it_survives_the_disk_and_needs_a_map(tmp_path):
         Critic((36,), CriticConfig(head="value_map"))
     with pytest.raises(ValueError, match="head must be one of metric, quasimetric, value_map, got 'values'"):
         CriticConfig(head="values")
+
+
+def test_a_policy_is_shown_which_way_the_values_fall():
+    """In a corridor whose costs are equal, one neighbour is nearer to the goal and the opposite one farther."""
+    torch.manual_seed(0)
+    net = ValueMap(SHAPE, channels=1, hidden_channels=4, num_iterations=6)
+    with torch.no_grad():
+        for layer in (*net.costs, *net.place):
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.weight.zero_()
+                layer.bias.zero_()
+        net.place[0].weight[0, 0, 1, 1] = 1.0  # where the agent is
+        net.place[2].weight[0, 0] = 100.0
+        net.slope.fill_(10.0)
+    reader = Surroundings(net)
+    assert reader.num_features == 9 * 1 + 2 * 9 * 3
+    assert not any(parameter.requires_grad for parameter in reader.parameters())
+    maps = torch.zeros(6, *SHAPE)
+    maps[torch.arange(6), 0, 0, torch.arange(6)] = 1
+    flat = maps.flatten(1)
+    features = reader(flat, flat[4].expand(6, -1))
+    left, right = features[:, 1 + 3], features[:, 1 + 4]  # after the value: the neighbours, row by row
+    assert bool((right[:4] < 0).all())
+    assert bool((left[1:5] > 0).all())
+    assert float(right[4]) > 0
+    values = features[:, 0]
+    assert bool((values[:4] > values[1:5]).all())
+    apart = torch.cat([reader(flat[i : i + 1], flat[4:5]) for i in range(6)])
+    torch.testing.assert_close(features, apart)

@@ -93,3 +93,16 @@ def test_motion_is_shown_by_velocities_by_the_step_before_or_not_at_all():
     assert all(torch.equal(values[:, :3], seen["nothing"]) for values in seen.values())
     with pytest.raises(ValueError, match="motion must be one of .*, got 'speed'"):
         CartPole(motion="speed")
+
+
+def test_what_proprioception_shows_of_the_distance_is_the_distance():
+    sim = CartPole()
+    state = sim.initial(50, generator())
+    goal = sim.goal(state, generator(1))
+    for _ in range(15):
+        state = sim.transition(state, torch.rand((50, 1), generator=generator(2)) * 2 - 1)
+    seen, there = sim.proprio(state), sim.proprio(goal)
+    torch.testing.assert_close(sim.seen_distance(seen, there), sim.distance(state, goal))
+    assert sim.seen_distance(seen[:, None], there[:3]).shape == (50, 3)
+    with pytest.raises(ValueError, match="motion must be 'velocity' for proprioception to show"):
+        CartPole(motion="history").seen_distance(seen, there)

@@ -142,6 +142,23 @@ def test_distance_is_the_root_mean_square_way_of_the_corners():
     assert float((corners - corner).norm(dim=-1).min()) < 1e-6
 
 
+@pytest.mark.parametrize("criterion", ["block", "both"])
+def test_what_proprioception_shows_of_the_distance_is_the_distance(criterion):
+    sim = PushT(criterion=criterion, block_in_proprio=True)
+    state = sim.initial(200, generator())
+    goal = sim.goal(state, generator(1))
+    seen, there = sim.proprio(state), sim.proprio(goal)
+    torch.testing.assert_close(sim.seen_distance(seen, there), sim.distance(state, goal))
+    scaled = torch.cat([seen[:, :6], 3.0 * seen[:, 6:]], 1)  # a readout's angle need not be on the circle
+    torch.testing.assert_close(sim.seen_distance(scaled, there), sim.distance(state, goal))
+    assert sim.seen_distance(seen[:, None], there[:3]).shape == (200, 3)
+    at_goal = there.clone().requires_grad_(True)
+    sim.seen_distance(at_goal, there).sum().backward()
+    assert bool(at_goal.grad.isfinite().all())
+    with pytest.raises(ValueError, match="block_in_proprio must be true for proprioception to show"):
+        PushT().seen_distance(seen, there)
+
+
 def test_waypoints_in_the_block_s_frame_move_the_block_and_independent_noise_hardly_does():
     sim, share = PushT(), {}
     for name, policy in {"waypoints": BlockWaypoints(), "noise": UniformRandom()}.items():
