@@ -48,11 +48,17 @@ def _in_one_room(walk: Callable[..., Policy]) -> Callable[..., OneRoom]:
     return make
 
 
+def _noisy_expert(noise: float = 1.0) -> Expert:
+    """Return the expert that is pushed about, so that data show how a deviation is mended."""
+    return Expert(noise)
+
+
 POLICIES: dict[str, Callable[..., Any]] = {
     "heading": HeadingRandomWalk,
     "uniform": UniformRandom,
     "door_crossing": DoorCrossing,
     "expert": Expert,
+    "noisy_expert": _noisy_expert,
     "directed": DirectedWalk,
     "correlated": CorrelatedNoise,
     "block_waypoints": BlockWaypoints,

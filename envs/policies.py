@@ -191,7 +191,7 @@ class Expert(_GoalPolicy):
     """Follows the simulator's expert from goal to goal.
 
     Args:
-        noise: Standard deviation of Gaussian noise added to each action [px].
+        noise: Standard deviation of Gaussian noise added to each action [action units].
     """
 
     def __init__(self, noise: float = 0.0) -> None:
