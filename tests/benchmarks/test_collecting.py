@@ -122,6 +122,17 @@ def test_every_data_policy_collects(tmp_path):
         assert np.linalg.norm(actions, axis=-1).max() <= 2.45 + 1e-4
 
 
+def test_the_noisy_expert_is_the_expert_with_noise(tmp_path):
+    def positions(name, **kwargs):
+        config = dataclasses.replace(CONFIG, policy=name, policy_kwargs=kwargs, num_episodes=12)
+        folder = tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}"
+        return collect_store(config, folder, seed=0).read(["state"])["state"]
+
+    plain = positions("expert")
+    np.testing.assert_array_equal(positions("noisy_expert", noise=0.0), plain)
+    assert not np.array_equal(positions("noisy_expert"), plain)
+
+
 def test_unknown_policies_and_arguments_name_the_nearest(tmp_path):
     with pytest.raises(ValueError, match="data policy must be one of .*did you mean 'heading'"):
         collect_store(dataclasses.replace(CONFIG, policy="headng"), tmp_path / "a", seed=0)
