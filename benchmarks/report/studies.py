@@ -20,8 +20,8 @@ _STUDIES = {  # file, title, what the figure shows
     ),
     "generalisation": (
         "Factors of variation that the data never had",
-        "One factor is changed at a time; the grey line is the same planner on the true simulator, under the same "
-        "factor.",
+        "One factor is changed at a time, at last all together, by a share of the way to their last values. The grey "
+        "line is the same planner on the true simulator, under the same factors.",
     ),
 }
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from benchmarks.policy_checkpoint import POLICIES, policy_folder
 from benchmarks.recipes import EvaluationRecipe, PlannerRecipe, Recipe
+from benchmarks.seeding import make_generator
+from envs.registration import make_simulator
 
-COSTS = ("last_distance", "summed_distance", "critic", "summed_critic", "critic+last_distance")
+COSTS = ("last_distance", "summed_distance", "critic", "summed_critic", "critic+last_distance", "task")
 HORIZONS = (4, 8, 16, 32, 90)
 PLANNERS = ("cem", "icem", "mppi", "gradient", "cem_gradient")
 SHARES = (1.0, 0.5, 0.25, 0.125)  # of the recipe's samples
@@ -58,6 +60,7 @@ COLOURS: dict[
     "background_color": ((245, 243, 238), (150, 190, 150)),  # white to green
 }
 COLOUR_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way
+TOGETHER = "together"  # all factors at once, shares of the way from their defaults to their last values
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,12 @@ class Subject:
 def planner_cells(subject: Subject) -> list[Cell]:
     """Every cost, over every horizon, by every planner, with the recipe's other settings."""
     choice, recipe = subject.choice, subject.recipe
-    costs = choice.costs or [cost for cost in COSTS if recipe.critic is not None or "critic" not in cost]
+    costs = choice.costs or [
+        cost
+        for cost in COSTS
+        if (recipe.critic is not None or "critic" not in cost)
+        and (recipe.readout is not None or "task" not in cost)
+    ]
     cells = []
     for name in choice.planners or PLANNERS:
         for horizon in choice.horizons or HORIZONS:
@@ -180,7 +188,10 @@ def fewer_samples(planner: PlannerRecipe, share: float) -> PlannerRecipe:
 
 
 def generalisation_cells(subject: Subject) -> list[Cell]:
-    """Each factor of variation at values that the data never had, for the agent and for the same planner on the truth."""
+    """Each factor of variation at values that the data never had, then all of them at once.
+
+    The same planner on the true simulator is evaluated beside the agent.
+    """
     factors, cells = _settings(subject), []
     if not factors:
         raise ValueError(f"a study of factors must be of {' or '.join(FACTORS)}, got {subject.env_id}")
@@ -189,7 +200,7 @@ def generalisation_cells(subject: Subject) -> list[Cell]:
             raise ValueError(f"factors must be of {', '.join(factors)}, got {factor!r}")
         for value, setting in factors[factor].items():
             evaluation = dataclasses.replace(
-                subject.evaluation, variation={**subject.evaluation.variation, factor: setting}
+                subject.evaluation, variation={**subject.evaluation.variation, **setting}
             )
             modes = ["mode-2"] if subject.recipe.actor is None else ["mode-2", "mode-1"]
             for agent in [*modes, "oracle"]:
@@ -198,15 +209,30 @@ def generalisation_cells(subject: Subject) -> list[Cell]:
     return cells
 
 
-def _settings(subject: Subject) -> dict[str, dict[float, Any]]:
-    """Return each factor's places on its axis, with what the environment is set to there."""
-    factors: dict[str, dict[float, Any]] = {
-        name: {value: value for value in values} for name, values in FACTORS.get(subject.env_id, {}).items()
+def _settings(subject: Subject) -> dict[str, dict[float, dict[str, Any]]]:
+    """Return each factor's places on its axis, with what factors of the environment are set to there."""
+    numbers = FACTORS.get(subject.env_id, {})
+    factors: dict[str, dict[float, dict[str, Any]]] = {
+        name: {value: {name: value} for value in values} for name, values in numbers.items()
     }
     if factors and subject.recipe.collect.env_kwargs.get("rgb"):
         for name, (near, far) in COLOURS.items():
             factors[name] = {
-                share: [round(a + share * (b - a)) for a, b in zip(near, far, strict=True)]
+                share: {name: [round(a + share * (b - a)) for a, b in zip(near, far, strict=True)]}
                 for share in COLOUR_SHARES
             }
+    if factors:
+        factors[TOGETHER] = {share: _together(subject, numbers, share) for share in COLOUR_SHARES}
     return factors
+
+
+def _together(subject: Subject, numbers: dict[str, tuple[float, ...]], share: float) -> dict[str, Any]:
+    """Return every factor a share of the way from its default to the last of its values; colours stay."""
+    simulator = make_simulator(subject.env_id, **subject.recipe.collect.env_kwargs)
+    defaults = simulator.factors(simulator.initial(1, make_generator(0, "defaults")))
+    setting: dict[str, Any] = {}
+    for name, values in numbers.items():
+        near, far = defaults[name][0].item(), values[-1]
+        place = near + share * (far - near)
+        setting[name] = round(place, 6) if isinstance(far, float) else round(place)
+    return setting

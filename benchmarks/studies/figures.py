@@ -17,6 +17,7 @@ COST_COLOURS = {
     "critic": "#2563eb",
     "summed_critic": "#0a7d5a",
     "critic+last_distance": "#c2410c",
+    "task": "#7a5195",
 }
 AGENT_COLOURS = {"mode-2": "#0a7d5a", "mode-1": "#2563eb", "oracle": "#9aa0a6"}
 POLICY_COLOURS = {"imagination": "#2563eb", "dagger": "#c2410c", "inverse": "#7a5195", None: "#0a7d5a"}
@@ -38,6 +39,7 @@ FACTOR_UNITS = {
     "camera_zoom": "zoom of the camera",
     "texture": "texture of the background",
     "num_distractors": "distractors",
+    "together": "all, of the way to their last",
     "background_color": "background,\nwhite to green",
 }
 

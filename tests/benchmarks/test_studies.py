@@ -1,5 +1,6 @@
 """Studies of a run: which cells there are, that they go on where they stopped, and that their figures are drawn."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,6 +12,7 @@ from benchmarks.evaluation import draw_tasks
 from benchmarks.policy_checkpoint import policy_folder
 from benchmarks.recipes import EvaluationRecipe, override
 from benchmarks.studies.cells import (
+    FACTORS,
     HORIZONS,
     PLANNERS,
     Choice,
@@ -97,6 +99,30 @@ def test_the_generalisation_study_sets_one_factor_at_a_time_and_holds_the_defaul
         assert tasks.start[cell.labels["factor"]].tolist() == [cell.labels["value"]] * 3
     with pytest.raises(ValueError, match="factors must be of door_size.*got 'gravity'"):
         generalisation_cells(subject(factors=["gravity"]))
+
+
+def test_all_factors_together_go_from_their_defaults_to_their_last_values():
+    cells = generalisation_cells(subject(factors=["together"]))
+    start = draw_tasks(make_simulator(TWO_ROOMS), EvaluationRecipe(num_tasks=2)).start
+    for cell in cells:
+        share, variation = cell.labels["value"], cell.evaluation.variation
+        assert set(variation) == set(FACTORS[TWO_ROOMS])
+        for name, value in variation.items():
+            near, far = float(start[name][0]), FACTORS[TWO_ROOMS][name][-1]
+            assert value == pytest.approx(near + share * (far - near))
+        draw_tasks(make_simulator(TWO_ROOMS), EvaluationRecipe(num_tasks=3, variation=dict(variation)))
+    assert len(cells) == 5 * 3
+
+
+@pytest.mark.parametrize("env_id", list(FACTORS))
+def test_worlds_of_all_factors_together_can_be_drawn(env_id):
+    own = dataclasses.replace(subject(), env_id=env_id, recipe=resolve("reacher-small"))
+    own = dataclasses.replace(own, choice=Choice(factors=["together"]))
+    for cell in generalisation_cells(own):
+        tasks = draw_tasks(
+            make_simulator(env_id), EvaluationRecipe(num_tasks=3, variation=cell.evaluation.variation)
+        )
+        assert len(tasks.start["seed"]) == 3
 
 
 def test_colours_are_factors_of_rgb_frames_and_lead_away_from_the_default():
