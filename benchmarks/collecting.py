@@ -67,7 +67,7 @@ POLICIES: dict[str, Callable[..., Any]] = {
     "waypoints_one_room": _in_one_room(RandomWaypoints),
 }
 NATIVE_POLICY = {
-    "worldmodel/CartPole-v0": "0.5*correlated+0.5*expert",
+    "worldmodel/CartPole-v0": "0.3*correlated+0.2*expert+0.5*noisy_expert",
     "worldmodel/MovingDot-v0": "directed",
     "worldmodel/PointMaze-v0": "correlated",
     "worldmodel/PushT-v0": "0.8*block_waypoints+0.2*correlated",
