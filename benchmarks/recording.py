@@ -149,7 +149,7 @@ def write_episodes(path: Path, simulator: PlanarSimulator, entries: list[dict[st
     entries = sorted(entries + kept, key=lambda entry: entry["agent"], reverse=True)  # mode 2 first
     value = {
         "extent": list(simulator.extent),
-        "unit": "px",
+        "unit": simulator.unit,
         "success_radius": simulator.success_radius,
         "episodes": entries,
     }
@@ -187,7 +187,7 @@ def write_probe(
     centred = positions - positions.mean(dim=(0, 1))
     value = {
         "target": "position",
-        "unit": "px",
+        "unit": simulator.unit,
         "steps": list(range(1, steps + 1)),
         "rmse": [round(v, 4) for v in error.tolist()],
         "encoding_rmse": round(float(distance_rmse(encoded[:, None], positions[:, :1])[0]), 4),
@@ -224,7 +224,7 @@ def write_cost_maps(path: Path, run: TrainedRun, simulator: PlanarSimulator, see
         )
     value = {
         "extent": list(simulator.extent),
-        "unit": "px",
+        "unit": simulator.unit,
         "maps": maps,
         "rank_correlation": rank_correlations(run, critic, simulator, generator),
     }

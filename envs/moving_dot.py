@@ -56,6 +56,7 @@ class MovingDot:
     """
 
     env_id = "worldmodel/MovingDot-v0"
+    unit = "px"
     action_dim = 2
     proprio_dim = 2
 

@@ -145,6 +145,7 @@ class PlanarWorld(Protocol):
     """A simulator whose agent is a point in a plane: what can be drawn as a map."""
 
     success_radius: float  # [world units]
+    unit: str  # what a world unit is: "px" or "cells"
 
     @property
     def extent(self) -> tuple[float, float, float, float]:

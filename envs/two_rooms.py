@@ -66,6 +66,7 @@ class TwoRooms:
     """
 
     env_id = "worldmodel/TwoRooms-v0"
+    unit = "px"
     action_dim = 2
     proprio_dim = 2
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 _KINDS = {"cost": "Critic", "embedding_distance": "Embedding distance", "true_distance": "True distance"}
 _RANKED_AS = {"cost": "critic", "embedding_distance": "embedding_distance"}
 _COLOURS = "viridis_r"  # safe for colour-blind readers; the goal is the bright end
-_CAPTION = """Each room is coloured by how far from the goal (star) a dot at that position is said to be,
-with one colour scale per column: contours that pour through the door, as those of the true distance do,
-belong to a model that knows about the wall; rings that run straight across it belong to one that
-does not."""
+_CAPTION = """Each world is coloured by how far from the goal (star) an agent at that position is said to be,
+with one colour scale per column: contours that pour through doors and round corners, as those of the true
+distance do, belong to a model that knows about walls; rings that run straight across them belong to one
+that does not."""
 _WIDTH = 200.0  # of a map [points]
 
 

@@ -12,7 +12,7 @@ from benchmarks.report.wording import missing, number, text, title
 _SPEEDS = {"0.25": "¼×", "0.5": "½×", "1": "1×", "2": "2×", "4": "4×"}
 _CAPTION = """The faint line is the whole path the dot took; at each step the imagined path starts at the
 dot and shows where the model expects its plan to lead, so a plan that crosses a wall is a model that does
-not know the wall. Select a room to enlarge it."""
+not know the wall. Select one to enlarge it."""
 _DRAWN = ("start", "goal", "rects", "path", "imagined")
 
 

@@ -64,6 +64,7 @@ class PointMaze(MujocoTask):
     """
 
     env_id = "worldmodel/PointMaze-v0"
+    unit = "cells"
     proprio_dim = 4
     colours = COLORS
     drawn_sizes = {"ball_size": "ball_color"}  # noqa: RUF012
