@@ -53,6 +53,28 @@ class RowPairs:
         return {"start": self.embeddings[start], "goal": self.embeddings[goal]}
 
 
+class RowValues:
+    """Random frames, each with the vector of the data that belongs to it.
+
+    Args:
+        embeddings: ``(rows, D)``.
+        values: ``(rows, K)``.
+        batch_size: frames per batch.
+        seed: batches are a function of ``(seed, step)``.
+    """
+
+    def __init__(self, embeddings: Tensor, values: Tensor, batch_size: int, seed: int) -> None:
+        self.embeddings, self.values = embeddings, values
+        self.batch_size, self.seed = batch_size, seed
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        """Return ``embedding (batch_size, D)`` and ``value (batch_size, K)`` of the batch of ``step``."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, step))
+        rows = torch.randint(len(self.values), (self.batch_size,), generator=generator)
+        rows = rows.to(self.values.device)
+        return {"embedding": self.embeddings[rows], "value": self.values[rows]}
+
+
 class RowWindows:
     """Rows of random windows within episodes.
 

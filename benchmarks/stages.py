@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.agents import task_rule
-from benchmarks.cached_rows import PredictorObjective, RowPairs, RowWindows
+from benchmarks.cached_rows import PredictorObjective, RowPairs, RowValues, RowWindows
 from benchmarks.diagnosing import (
     NUM_WINDOWS,
     SPACED,
@@ -281,20 +281,14 @@ class _Stages:
         path = self.run / "readout"
         if (path / "config.json").exists():
             return load_readout(path, self.device)
-        embeddings, key = self.cached(model)[0], config.readout.key
+        embeddings = self.cached(model)[0]
         episodes = split_episodes(self.recipe, self.store)["train"]
-        values = torch.from_numpy(self.store.read([key], episodes)[key]).flatten(1).to(self.device)
+        values = torch.from_numpy(self.store.read(["proprio"], episodes)["proprio"]).to(self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "readout"))
             readout = Readout(embeddings.shape[1], values.shape[1], config.readout).to(self.device)
         readout.set_statistics(embeddings, values)
-        seed = derive_seed(self.seed, "readout rows")
-
-        def batches(step: int) -> dict[str, Tensor]:
-            generator = torch.Generator().manual_seed(derive_seed(seed, step))
-            rows = torch.randint(len(values), (config.batch_size,), generator=generator).to(self.device)
-            return {"embedding": embeddings[rows], "value": values[rows]}
-
+        batches = RowValues(embeddings, values, config.batch_size, derive_seed(self.seed, "readout rows"))
         self._fit(ReadoutObjective(readout), batches, {"readout": 1.0}, config.fit, "readout")
         save_readout(path, readout)
         return readout

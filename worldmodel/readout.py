@@ -22,9 +22,8 @@ from worldmodel.encoders import mlp
 
 @dataclass(frozen=True)
 class ReadoutConfig:
-    """Sizes of a readout and what it reads."""
+    """Sizes of a readout."""
 
-    key: str = "proprio"  # a vector of the data
     hidden_dims: tuple[int, ...] = (256, 256)
 
     def __post_init__(self) -> None:
