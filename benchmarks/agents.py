@@ -131,6 +131,10 @@ def task_rule(simulator: Simulator) -> Callable[[Tensor, Tensor], Tensor]:
             "cost 'task' must be of a task whose distance proprioception shows, such as worldmodel/PushT-v0, "
             f"got {simulator.env_id}"
         )
+    nothing = torch.zeros(1, simulator.proprio_dim, device=simulator.device)
+    simulator.seen_distance(
+        nothing, nothing
+    )  # raises here, before anything is trained, what it would raise later
     return simulator.seen_distance
 
 

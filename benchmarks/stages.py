@@ -99,6 +99,8 @@ def train_run(
     module = None if (run / "model" / "config.json").exists() else stages.objective()
     if module is not None and recipe.actor is not None:
         stages.policy(module.model, recipe.actor)
+    if recipe.readout is not None:
+        task_rule(make_simulator(store.env["id"], **store.env["kwargs"]))
     if rank == 0:  # what cannot be built has raised, and leaves no folder behind
         begin_run(run, recipe, seed=seed, device=str(device), store=store_facts(store))
     model = stages.world_model(module)

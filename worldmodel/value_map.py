@@ -135,11 +135,20 @@ class Surroundings(nn.Module):
         beside = torch.stack([wide[..., i : i + rows, j : j + cols] for i, j in MOVES], 2)
         falls = (beside - values[:, :, None]).tanh().flatten(1, 2)
         around = torch.cat([values, falls], 1).flatten(2)[inverse]  # (B, 9 K, P)
-        at_goal = _read(logits.softmax(-1), F.unfold(maps, 3, padding=1))[inverse]
+        at_goal = _read_around(logits.softmax(-1), maps)[inverse]
         here = start.unflatten(1, shape)
         where = self.value_map.places(here)[0].softmax(-1)
-        return torch.cat([_read(where, around), _read(where, F.unfold(here, 3, padding=1)), at_goal], 1)
+        return torch.cat([_read(where, around), _read_around(where, here), at_goal], 1)
 
 
 def _read(where: Tensor, features: Tensor) -> Tensor:
     return torch.einsum("mp,mkp->mk", where, features)
+
+
+def _read_around(where: Tensor, maps: Tensor) -> Tensor:
+    """Return ``(M, 9 C)``: what ``maps (M, C, h, w)`` show at the 3 x 3 positions around ``where (M, P)``, zero outside.
+
+    The weights are shifted in the place of the maps, which have many more channels.
+    """
+    shifted = F.unfold(where.unflatten(1, (1, *maps.shape[2:])), 3, padding=1).flip(1)  # (M, 9, P)
+    return torch.einsum("mnp,mcp->mcn", shifted, maps.flatten(2)).flatten(1)

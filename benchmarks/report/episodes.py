@@ -10,8 +10,8 @@ from benchmarks.report.run_files import Json, RunFiles
 from benchmarks.report.wording import missing, number, text, title
 
 _SPEEDS = {"0.25": "¼×", "0.5": "½×", "1": "1×", "2": "2×", "4": "4×"}
-_CAPTION = """The faint line is the whole path the dot took; at each step the imagined path starts at the
-dot and shows where the model expects its plan to lead, so a plan that crosses a wall is a model that does
+_CAPTION = """The faint line is the whole path the agent took; at each step the imagined path starts at the
+agent and shows where the model expects its plan to lead, so a plan that crosses a wall is a model that does
 not know the wall. Select one to enlarge it."""
 _DRAWN = ("start", "goal", "rects", "path", "imagined")
 
@@ -29,7 +29,7 @@ def episodes_section(files: RunFiles) -> str:
     near = f" (within {number(radius)} {text(data.get('unit', ''))})" if radius is not None else ""
     return f"""<section id="episodes" class="player"><h2>Planned episodes</h2>
 {_controls(episodes)}
-<p class="legend"><span><i class="key dot"></i>dot and its path</span>
+<p class="legend"><span><i class="key dot"></i>agent and its path</span>
 <span><i class="key imagined"></i>path imagined by the model</span>
 <span><i class="key start"></i>start</span><span><i class="key goal"></i>goal{near}</span></p>
 <div class="episodes">{"".join(_tile(index, episode) for index, episode in enumerate(episodes))}</div>

@@ -28,7 +28,7 @@ _MODES = {
 _REFERENCES = {
     "oracle": "same planner on the true simulator",
     "oracle-straight": "the same by straight distance",
-    "expert": "scripted, knows the map",
+    "expert": "scripted, knows the true state",
     "straight-line": "straight towards the goal",
     "correlated": "correlated noise",
     "random": "random actions",

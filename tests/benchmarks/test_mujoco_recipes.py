@@ -52,6 +52,8 @@ def test_push_t_plans_and_trains_its_policy_by_the_distance_that_a_readout_sees(
 def test_a_task_whose_distance_is_not_seen_is_one_sentence(capsys):
     with pytest.raises(ValueError, match="cost 'task' must be of a task whose distance proprioception shows"):
         task_rule(TwoRooms())
+    with pytest.raises(ValueError, match="block_in_proprio must be true"):
+        task_rule(PushT())
     arguments = ["evaluate", str(smoke_run()), "--mode", "2", "--planner-args", "cost=task", "--quiet"]
     assert main(arguments) == 1
     assert "must have a trained readout" in capsys.readouterr().err
