@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.evaluation import make_mpc, simulator_bounds
 from benchmarks.policy_checkpoint import POLICIES, load_policy, policy_folder
-from benchmarks.recipes import PlannerRecipe, like
+from benchmarks.recipes import PlannerRecipe, cost_terms, like
 from benchmarks.runs import require_part
 from benchmarks.seeding import make_generator
 from envs.registration import make_simulator
@@ -26,8 +26,6 @@ from worldmodel.costs import ActionEffort, Cost, LastDistance, SummedDistance
 from worldmodel.critic import Critic, load_critic
 from worldmodel.jepa import JEPA, require_known
 from worldmodel.readout import Readout, ReadoutCost, load_readout
-
-COSTS = ("critic", "summed_critic", "task", "last_distance", "summed_distance", "action_effort")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,14 +88,8 @@ def make_cost(expression: str, run: TrainedRun) -> Cost:
         ValueError: an unknown cost (the message names the nearest known one) or a weight that is no number.
     """
     total: Cost | None = None
-    for part in expression.split("+"):
-        weight_text, star, name = part.strip().rpartition("*")
-        require_known("cost", name.strip(), COSTS)
-        try:
-            weight = float(weight_text) if star else 1.0
-        except ValueError:
-            raise ValueError(f"weight of a cost must be a number, got {weight_text!r}") from None
-        cost = _cost(name.strip(), run)
+    for weight, name in cost_terms(expression):
+        cost = _cost(name, run)
         weighted = cost if weight == 1.0 else weight * cost
         total = weighted if total is None else total + weighted
     assert total is not None

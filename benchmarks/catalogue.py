@@ -26,6 +26,7 @@ from worldmodel.critic import CriticConfig
 from worldmodel.jepa import require_known
 from worldmodel.paths import PathConfig
 from worldmodel.training import FitConfig
+from worldmodel.value_iteration import ValueIterationConfig
 
 VARIANCE_COVARIANCE = {
     "prediction": 1.0,
@@ -286,13 +287,25 @@ def push_t_small() -> Recipe:
         ),
         world_model=FitConfig(num_steps=3000, lr=2e-3, checkpoint_every=500),
         predictor=RefitRecipe(FitConfig(num_steps=6000, lr=1e-3, checkpoint_every=500)),
-        critic=None,
         readout=ReadoutRecipe(FitConfig(num_steps=4000, lr=2e-3, checkpoint_every=1000)),
-        actor=ActorRecipe(FitConfig(num_steps=1500, lr=1e-3, checkpoint_every=500), cost="task", horizon=12),
+        # The task's distance rates what a plan reaches; what comes after it, the way round the block, is the critic's.
+        critic=CriticRecipe(
+            FitConfig(num_steps=6000, lr=1e-3, weight_decay=1e-4, checkpoint_every=1000),
+            CriticConfig(head="mlp", hidden_dims=(256, 256, 256), hindsight=0.8, scale=40.0),
+            batch_size=256,
+            values=ValueIterationConfig(),
+        ),
+        actor=ActorRecipe(
+            FitConfig(num_steps=3000, lr=1e-3, checkpoint_every=500),
+            cost="task+critic",
+            horizon=4,
+            batch_size=256,
+            hindsight=0.8,
+        ),
         planner=PlannerRecipe(
             args={"num_samples": 64, "num_iters": 3, "num_elites": 8, "min_std": 0.1},
-            cost="task",
-            horizon=12,
+            cost="task+critic",
+            horizon=6,
             action_repeat=3,
             execute=3,
             init_std=1.0,

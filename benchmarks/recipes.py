@@ -18,6 +18,7 @@ from worldmodel.jepa import require_known
 from worldmodel.paths import PathConfig
 from worldmodel.readout import ReadoutConfig
 from worldmodel.training import FitConfig
+from worldmodel.value_iteration import ValueIterationConfig
 
 
 def require_positive(config: object, *names: str) -> None:
@@ -29,6 +30,26 @@ def require_positive(config: object, *names: str) -> None:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+COSTS = ("critic", "summed_critic", "task", "last_distance", "summed_distance", "action_effort")
+
+
+def cost_terms(expression: str) -> list[tuple[float, str]]:
+    """Return the weights and names that ``"critic+0.1*action_effort"`` sums up.
+
+    Raises:
+        ValueError: an unknown cost (the message names the nearest known one) or a weight that is no number.
+    """
+    terms = []
+    for part in expression.split("+"):
+        weight_text, star, name = part.strip().rpartition("*")
+        require_known("cost", name.strip(), COSTS)
+        try:
+            terms.append((float(weight_text) if star else 1.0, name.strip()))
+        except ValueError:
+            raise ValueError(f"weight of a cost must be a number, got {weight_text!r}") from None
+    return terms
 
 
 @dataclass(frozen=True)
@@ -108,18 +129,27 @@ class RefitRecipe:
 
 @dataclass(frozen=True)
 class CriticRecipe:
-    """Train the cost-to-go on embeddings: by temporal differences, or on shortest paths where ``paths`` is given."""
+    """Train the cost-to-go on embeddings.
+
+    By temporal differences; on shortest paths where ``paths`` is given; or, where ``values`` is given, by value iteration
+    in imagination: then it predicts what a cost sums up to, not steps.
+    """
 
     fit: FitConfig
     critic: CriticConfig = field(default_factory=CriticConfig)
     batch_size: int = 512
     paths: PathConfig | None = None
+    values: ValueIterationConfig | None = None
     starts_per_goal: int = (
         1  # pairs of a batch that share a goal, which a value map plans to once; of paths only
     )
 
     def __post_init__(self) -> None:
         require_positive(self, "batch_size", "starts_per_goal")
+        if self.paths is not None and self.values is not None:
+            raise ValueError(
+                "a critic must be trained on paths or by value iteration, got critic.paths and critic.values"
+            )
 
 
 @dataclass(frozen=True)
@@ -134,27 +164,28 @@ class ReadoutRecipe:
         require_positive(self, "batch_size")
 
 
-ACTOR_COSTS = ("critic", "task")
-
-
 @dataclass(frozen=True)
 class ActorRecipe:
     """Train the Mode-1 policy in imagination."""
 
     fit: FitConfig
-    cost: str = "critic"  # of ACTOR_COSTS; "task" is the task's own distance, on what the readout says
+    cost: str = "summed_critic"  # as the planner's
     horizon: int = 4  # imagined steps
     batch_size: int = 512
     hidden_dims: tuple[int, ...] = (256, 256)
     conv_channels: tuple[int, ...] = ()  # of 3 x 3 convolutions before them, where the embedding is a map
     noise: float = 0.0  # std around its actions where it acts in the world [half widths of the bounds]
+    hindsight: float = (
+        0.0  # share of goals from the start's own trajectory, as far off as the critic's; not of paths
+    )
     value_map: bool = False  # it reads the values around it off the critic's value map, not the embeddings
 
     def __post_init__(self) -> None:
         for name in ("hidden_dims", "conv_channels"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         require_positive(self, "horizon", "batch_size")
-        require_known("cost of the actor", self.cost, ACTOR_COSTS)
+        if not 0 <= self.hindsight <= 1:
+            raise ValueError(f"hindsight of the actor must be in [0, 1], got {self.hindsight}")
         check_architecture(**self.architecture)
 
     @property
@@ -169,7 +200,7 @@ class PlannerRecipe:
 
     name: str = "cem"
     args: dict[str, Any] = field(default_factory=dict)
-    cost: str = "summed_critic"  # names of benchmarks.agents.COSTS, weighted: "critic+0.1*action_effort"
+    cost: str = "summed_critic"  # names of COSTS, weighted: "critic+0.1*action_effort"
     horizon: int = 8  # [env steps]
     action_repeat: int = 2  # [env steps]
     execute: int = 2  # env steps per plan
@@ -212,7 +243,13 @@ class Recipe:
     readout: ReadoutRecipe | None = None  # what the cost "task" reads
 
     def __post_init__(self) -> None:
-        if self.critic is None and self.actor is not None and self.actor.cost == "critic":
+        asked = {"planner": self.planner.cost}
+        if self.actor is not None:
+            asked["actor"] = self.actor.cost
+        if self.critic is not None and self.critic.values is not None:
+            asked["values"] = self.critic.values.cost
+        names = {key: [name for _, name in cost_terms(cost)] for key, cost in asked.items()}
+        if self.critic is None and any("critic" in name for name in names.get("actor", [])):
             raise ValueError("a recipe with an actor must have a critic to train it against, got critic null")
         if self.actor is not None and self.actor.value_map:
             head = None if self.critic is None else self.critic.critic.head
@@ -220,8 +257,7 @@ class Recipe:
                 raise ValueError(
                     f"actor.value_map must be false where the critic has none, got true with the head {head!r}"
                 )
-        asks_task = [self.planner.cost, "" if self.actor is None else self.actor.cost]
-        if self.readout is None and any("task" in cost for cost in asks_task):
+        if self.readout is None and any("task" in each for each in names.values()):
             raise ValueError("a recipe with the cost 'task' must have a readout, got readout null")
         if self.actor is None and self.planner.policy_proposal:
             raise ValueError("planner.policy_proposal must be false in a recipe without an actor, got true")
@@ -265,6 +301,7 @@ _NESTED: dict[str, type] = {
     "CriticRecipe.fit": FitConfig,
     "CriticRecipe.critic": CriticConfig,
     "CriticRecipe.paths": PathConfig,
+    "CriticRecipe.values": ValueIterationConfig,
     "ActorRecipe.fit": FitConfig,
     "Recipe.readout": ReadoutRecipe,
     "ReadoutRecipe.fit": FitConfig,

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.agents import task_rule
-from benchmarks.cached_rows import PredictorObjective, RowPairs, RowValues, RowWindows
+from benchmarks.agents import TrainedRun, make_cost, task_rule
+from benchmarks.cached_rows import PredictorObjective, RowValues, RowWindows
 from benchmarks.diagnosing import (
     NUM_WINDOWS,
     SPACED,
@@ -30,8 +30,14 @@ from benchmarks.diagnosing import (
     draw_spaced,
     draw_windows,
 )
+from benchmarks.imagining import (
+    make_imagination,
+    make_value_iteration,
+    starts_and_goals,
+    untrained_policy,
+)
 from benchmarks.path_graphs import build_path_graphs
-from benchmarks.policy_checkpoint import make_policy, save_policy
+from benchmarks.policy_checkpoint import save_policy
 from benchmarks.preparation import (
     Windows,
     choose_episodes,
@@ -48,25 +54,23 @@ from benchmarks.recipes import ActorRecipe, CriticRecipe, ReadoutRecipe, Recipe
 from benchmarks.runs import begin_run, check_same_run, write_config
 from benchmarks.seeding import derive_seed
 from envs.registration import make_simulator
-from planners.policy import GoalPolicy, ImaginationObjective
 from worldmodel.checkpoint import load_jepa, save_jepa
 from worldmodel.costs import Cost
 from worldmodel.critic import (
     Critic,
+    CriticConfig,
     CriticObjective,
     GoalPairs,
     PathObjective,
     load_critic,
-    make_value_map,
     save_critic,
 )
 from worldmodel.data import ResidentWindows, TrajectoryStore, open_windows
 from worldmodel.distributed import rank_and_world_size, stop_process_group
 from worldmodel.jepa import JEPA
-from worldmodel.memory import ShortTermMemory
 from worldmodel.objectives import JEPAObjective
 from worldmodel.paths import PathConfig, PathGraph, PathPairs
-from worldmodel.readout import Readout, ReadoutCost, ReadoutObjective, load_readout, save_readout
+from worldmodel.readout import Readout, ReadoutObjective, load_readout, save_readout
 from worldmodel.training import BatchFn, FitConfig, fit
 from worldmodel.value_map import Surroundings
 
@@ -98,7 +102,7 @@ def train_run(
     check_same_run(run, recipe, seed)
     module = None if (run / "model" / "config.json").exists() else stages.objective()
     if module is not None and recipe.actor is not None:
-        stages.policy(module.model, recipe.actor)
+        untrained_policy(recipe, module.model, store.env["action"], seed)
     if recipe.readout is not None:
         task_rule(make_simulator(store.env["id"], **store.env["kwargs"]))
     if rank == 0:  # what cannot be built has raised, and leaves no folder behind
@@ -108,10 +112,11 @@ def train_run(
     if rank != 0:
         return
     stages.refit_predictor(model)
-    readout = None if recipe.readout is None else stages.readout(model, recipe.readout)
+    if recipe.readout is not None:
+        stages.readout(model, recipe.readout)
     critic = None if recipe.critic is None else stages.critic(model, recipe.critic)
     if recipe.actor is not None:
-        stages.actor(model, critic, readout, recipe.actor)
+        stages.actor(model, critic, recipe.actor)
 
 
 class _Stages:
@@ -309,13 +314,31 @@ class _Stages:
             batches = PathPairs(graphs, config.batch_size, seed, config.starts_per_goal)
             critic.set_statistics(*batches.statistics())
             self._fit(PathObjective(critic), batches, {"path_length": 1.0}, config.fit, "critic")
+            save_critic(path, critic)
+            return critic
+        embeddings, _, offsets = self.cached(model)
+        pairs = GoalPairs(embeddings, offsets, config.critic, config.batch_size, seed)
+        if config.values is not None:
+            critic.set_statistics(embeddings.mean(0), embeddings.std(0))
+            model.requires_grad_(False)
+            values = make_value_iteration(
+                critic,
+                model,
+                self._cost(config.values.cost, model),
+                self.store.env["action"],
+                config.values,
+                derive_seed(self.seed, "candidates"),
+            )
+            self._fit(values, pairs, {"value": 1.0}, config.fit, "critic", values.update_target)
         else:
-            embeddings, _, offsets = self.cached(model)
-            pairs = GoalPairs(embeddings, offsets, config.critic, config.batch_size, seed)
             module = CriticObjective(critic)
             self._fit(module, pairs, {"steps_to_go": 1.0}, config.fit, "critic", module.update_target)
         save_critic(path, critic)
         return critic
+
+    def _cost(self, expression: str, model: JEPA) -> Cost:
+        """Build a frozen cost of what earlier stages wrote."""
+        return make_cost(expression, TrainedRun(self.run, model, self.store.env, self.device))
 
     def path_graphs(self, model: JEPA, config: PathConfig) -> list[PathGraph]:
         """Measure the paths between frames of the training episodes, once."""
@@ -335,7 +358,7 @@ class _Stages:
             write_config(self.run, self.recipe, seconds={"paths": time.perf_counter() - began})
         return self._graphs
 
-    def actor(self, model: JEPA, critic: Critic | None, readout: Readout | None, config: ActorRecipe) -> None:
+    def actor(self, model: JEPA, critic: Critic | None, config: ActorRecipe) -> None:
         """Train the Mode-1 policy in imagination and write it, unless it exists.
 
         Goals are frames of the same world as the start: any frame of the data, or of the same path graph.
@@ -343,20 +366,12 @@ class _Stages:
         path = self.run / "policy"
         if (path / "config.json").exists():
             return
-        policy = self.policy(model, config)
+        policy = untrained_policy(self.recipe, model, self.store.env["action"], self.seed)
         if isinstance(policy.reader, Surroundings):
             assert critic is not None
             policy.reader.value_map.load_state_dict(critic.head.state_dict())
         model.requires_grad_(False)
-        if config.cost == "task":
-            assert readout is not None
-            rule = task_rule(make_simulator(self.store.env["id"], **self.store.env["kwargs"]))
-            cost: Cost = ReadoutCost(readout, rule)
-        else:
-            assert critic is not None
-            cost = Critic(model.embedding_shape, critic.config, summed=True).to(self.device)
-            cost.load_state_dict(critic.state_dict())
-        cost.requires_grad_(False)
+        cost = self._cost(config.cost, model)
         seed = derive_seed(self.seed, "imagination")
         on_paths = self.recipe.critic
         if critic is not None and on_paths is not None and on_paths.paths is not None:
@@ -364,34 +379,19 @@ class _Stages:
             graphs = self.path_graphs(model, on_paths.paths)
             pairs: BatchFn = PathPairs(graphs, config.batch_size, seed, on_paths.starts_per_goal)
         else:
-            pairs = RowPairs(self.cached(model)[0], config.batch_size, seed)
+            embeddings, _, offsets = self.cached(model)
+            if on_paths is not None and on_paths.values is not None:
+                policy.set_statistics(embeddings.mean(0), embeddings.std(0))
+            settings = CriticConfig() if on_paths is None else on_paths.critic
+            pairs = starts_and_goals(embeddings, offsets, settings, config.hindsight, config.batch_size, seed)
 
         def batches(step: int) -> dict[str, Tensor]:
             batch = pairs(step)
             return {key: batch[key].unflatten(1, model.embedding_shape) for key in ("start", "goal")}
 
-        def imagine_step(
-            embedding: Tensor, action: Tensor, memory: ShortTermMemory | None
-        ) -> tuple[Tensor, ShortTermMemory | None]:
-            if model.predictor.context == 0:
-                return model.predict(embedding, action), None
-            memory = memory or model.empty_memory(len(embedding))
-            return model.predict(embedding, action, memory=memory), model.remember(memory, embedding, action)
-
-        module = ImaginationObjective(policy, imagine_step, cost, horizon=config.horizon)
+        module = make_imagination(policy, model, cost, config.horizon)
         self._fit(module, batches, {"imagined_cost": 1.0}, config.fit, "actor")
         save_policy(path, policy)
-
-    def policy(self, model: JEPA, config: ActorRecipe) -> GoalPolicy:
-        """Build an untrained policy for the embeddings of ``model`` and the actions of the store."""
-        bounds = self.store.env["action"]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, "policy"))
-            critic = self.recipe.critic
-            value_map = None
-            if config.value_map and critic is not None:
-                value_map = make_value_map(model.embedding_shape, critic.critic)
-            return make_policy(model.embedding_shape, bounds, config.architecture, value_map).to(self.device)
 
     def cached(self, model: JEPA) -> tuple[Tensor, Tensor, Tensor]:
         """Encode every frame once, then let the frames go.

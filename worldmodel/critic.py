@@ -1,15 +1,17 @@
-"""The trainable cost: a goal-conditioned critic that predicts the steps to go from embeddings.
+"""The trainable cost: a goal-conditioned critic that predicts from embeddings what is still to come.
 
 ``d(s, g)`` estimates the number of environment steps between two embeddings. Embedding distance knows no doors; this
 does. It is a distance of features, ``|phi(s) - phi(g)|`` (Wang et al. 2023, arXiv 2304.01203, for metric heads), with a
 residual in one direction where the way back is another; or where the embedding is a map, values that spread over it
-(:mod:`worldmodel.value_map`). It is trained offline on the trajectories of the world model, in one of two ways:
+(:mod:`worldmodel.value_map`). It is trained offline on the trajectories of the world model, in one of three ways:
 
 * temporal differences (:class:`CriticObjective`): hindsight goals (later frames of the same trajectory) and random ones,
   n-step targets without discount, a moving-average target network, and an expectile-like asymmetric squared error that
   leans towards the *shortest* way seen (Kostrikov et al. 2022, arXiv 2110.06169). Enough for one layout.
 * regression on shortest paths (:class:`PathObjective`) over the frames of episodes that share a world
   (:mod:`worldmodel.paths`). Layouts that differ from episode to episode need it.
+* value iteration in imagination (:mod:`worldmodel.value_iteration`): not the steps but the sum of a hard-wired cost over
+  them, which is no distance of features, so a plain network estimates it.
 """
 
 from __future__ import annotations
@@ -31,14 +33,17 @@ from worldmodel.costs import Cost, flatten_embeddings
 from worldmodel.encoders import mlp
 from worldmodel.value_map import ValueMap
 
-HEADS = ("metric", "quasimetric", "value_map")
+HEADS = ("metric", "quasimetric", "value_map", "mlp")
 
 
 @dataclass(frozen=True)
 class CriticConfig:
     """Architecture and objective of the critic."""
 
-    head: str = "metric"  # of HEADS; a quasimetric need not be symmetric, a value map is of feature maps only
+    head: str = (
+        "metric"  # of HEADS; a quasimetric need not be symmetric, a value map is of feature maps only,
+    )
+    # and an mlp need not be a distance
     feature_dim: int = 32  # size of phi, or value maps
     hidden_dims: tuple[int, ...] = (
         256,
@@ -50,7 +55,9 @@ class CriticConfig:
     hindsight_mean: float = 25.0  # mean offset of a hindsight goal, geometric [steps]
     expectile: float = 0.9  # weight of the error where the critic overestimates the steps; 0.5 is symmetric
     target_rate: float = 0.01  # share of the online weights entering the target per step
-    scale: float = 1.0  # steps per unit of distance between features
+    scale: float = (
+        1.0  # steps per unit of distance between features, or cost per unit of what the mlp returns
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_dims", tuple(self.hidden_dims))
@@ -110,10 +117,30 @@ class QuasimetricHead(MetricHead):
         return super().forward(start, goal) + (self.psi(start) - self.psi(goal)).relu().amax(-1)
 
 
+class ValueHead(nn.Module):
+    """A network on start and goal side by side: any function of them.
+
+    Args:
+        size: of an embedding, flat.
+        hidden_dims: of the network.
+    """
+
+    def __init__(self, size: int, hidden_dims: Sequence[int]) -> None:
+        super().__init__()
+        self.layers = mlp([2 * size, *hidden_dims, 1])
+
+    def forward(self, start: Tensor, goal: Tensor) -> Tensor:
+        """Return ``(...)`` from ``start (..., D)`` to ``goal (..., D)``, broadcasting."""
+        both = torch.cat(torch.broadcast_tensors(start, goal), dim=-1)
+        return self.layers(both)[..., 0]
+
+
 def _make_head(embedding_shape: Sequence[int], config: CriticConfig) -> nn.Module:
     if config.head in ("metric", "quasimetric"):
         head = MetricHead if config.head == "metric" else QuasimetricHead
         return head(math.prod(embedding_shape), config.hidden_dims, config.feature_dim)
+    if config.head == "mlp":
+        return ValueHead(math.prod(embedding_shape), config.hidden_dims)
     return make_value_map(embedding_shape, config)
 
 

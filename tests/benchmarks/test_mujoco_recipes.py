@@ -40,8 +40,7 @@ def test_the_policy_of_a_maze_reads_the_critic_s_value_map_and_leaves_it_as_it_w
 def test_push_t_plans_and_trains_its_policy_by_the_distance_that_a_readout_sees():
     run = load_run(smoke_run("push-t-small"))
     stages = {json.loads(line)["stage"] for line in (run.path / "metrics.jsonl").read_text().splitlines()}
-    assert stages == {"world_model", "predictor", "readout", "actor"}
-    assert not run.has_critic
+    assert stages == {"world_model", "predictor", "readout", "critic", "actor"}
     embeddings, goal = torch.randn(4, 3, 5, 32), torch.randn(4, 1, 32)
     found = make_cost("task", run)(embeddings, torch.zeros(4, 3, 5, 2), goal)
     seen, there = run.readout(embeddings), run.readout(goal)[..., None, :]

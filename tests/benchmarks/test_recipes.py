@@ -57,7 +57,7 @@ def test_overrides_reach_any_depth_and_keep_types():
         (["critic=null"], "a recipe with an actor must have a critic to train it against, got critic null"),
         (["planner.cost=task"], "a recipe with the cost 'task' must have a readout, got readout null"),
         (["actor.cost=task"], "a recipe with the cost 'task' must have a readout, got readout null"),
-        (["actor.cost=distance"], "cost of the actor must be one of critic, task"),
+        (["actor.cost=distance"], "cost must be one of action_effort, critic, last_distance"),
         (
             ["actor.value_map=true"],
             "must be false where the critic has none, got true with the head 'metric'",

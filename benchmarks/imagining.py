@@ -1,0 +1,90 @@
+"""What is trained in imagination: a critic by value iteration, and the Mode-1 policy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.cached_rows import RowPairs
+from benchmarks.policy_checkpoint import make_policy
+from benchmarks.recipes import Recipe
+from benchmarks.seeding import derive_seed
+from planners.bounds import ActionBounds
+from planners.policy import GoalPolicy, ImaginationObjective
+from worldmodel.costs import Cost
+from worldmodel.critic import Critic, CriticConfig, GoalPairs, make_value_map
+from worldmodel.jepa import JEPA
+from worldmodel.memory import ShortTermMemory
+from worldmodel.training import BatchFn
+from worldmodel.value_iteration import ValueIterationConfig, ValueIterationObjective
+
+
+def make_value_iteration(
+    critic: Critic,
+    model: JEPA,
+    cost: Cost,
+    bounds: Mapping[str, Any],
+    config: ValueIterationConfig,
+    seed: int,
+) -> ValueIterationObjective:
+    """Build what trains ``critic`` to predict the future of ``cost``.
+
+    Args:
+        critic: to be trained.
+        model: imagines; frozen.
+        cost: frozen.
+        bounds: of actions: ``low``, ``high`` and ``max_norm``.
+        config: candidates and discount.
+        seed: of the candidates.
+    """
+    low, high = (torch.tensor(bounds[name], device=model.device) for name in ("low", "high"))
+    project = ActionBounds(low, high, bounds["max_norm"]).project
+    return ValueIterationObjective(critic, model.rollout, cost, project, low, high, config, seed)
+
+
+def make_imagination(policy: GoalPolicy, model: JEPA, cost: Cost, horizon: int) -> ImaginationObjective:
+    """Build what trains ``policy`` to act in imagination so that ``cost`` is low; model and cost are frozen."""
+
+    def imagine_step(
+        embedding: Tensor, action: Tensor, memory: ShortTermMemory | None
+    ) -> tuple[Tensor, ShortTermMemory | None]:
+        if model.predictor.context == 0:
+            return model.predict(embedding, action), None
+        memory = memory or model.empty_memory(len(embedding))
+        return model.predict(embedding, action, memory=memory), model.remember(memory, embedding, action)
+
+    return ImaginationObjective(policy, imagine_step, cost, horizon=horizon)
+
+
+def untrained_policy(recipe: Recipe, model: JEPA, bounds: Mapping[str, Any], seed: int) -> GoalPolicy:
+    """Build the policy of a recipe with an actor, for the embeddings of ``model`` and actions within ``bounds``."""
+    assert recipe.actor is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "policy"))
+        value_map = None
+        if recipe.actor.value_map and recipe.critic is not None:
+            value_map = make_value_map(model.embedding_shape, recipe.critic.critic)
+        policy = make_policy(model.embedding_shape, bounds, recipe.actor.architecture, value_map)
+        return policy.to(model.device)
+
+
+def starts_and_goals(
+    embeddings: Tensor, offsets: Tensor, config: CriticConfig, hindsight: float, batch_size: int, seed: int
+) -> BatchFn:
+    """Return batches of ``start`` and ``goal (batch_size, D)``, which a policy imagines from.
+
+    Args:
+        embeddings: ``(rows, D)``, all frames, episode after episode.
+        offsets: ``(E + 1,)`` first row of each episode, and the number of rows.
+        config: how far off goals of the start's own trajectory are.
+        hindsight: share of those; the others are any frames.
+        batch_size: pairs per batch.
+        seed: batches are a function of ``(seed, step)``.
+    """
+    if hindsight == 0:
+        return RowPairs(embeddings, batch_size, seed)
+    return GoalPairs(embeddings, offsets, dataclasses.replace(config, hindsight=hindsight), batch_size, seed)
