@@ -195,7 +195,7 @@ def point_maze_small() -> Recipe:
             horizon=8,
             batch_size=256,
             noise=0.4,
-            value_map=True,
+            reads="value_map",
         ),
         evaluation=EvaluationRecipe(num_tasks=200, num_steps=150),
     )
@@ -291,7 +291,7 @@ def push_t_small() -> Recipe:
         # The task's distance rates what a plan reaches; what comes after it, the way round the block, is the critic's.
         critic=CriticRecipe(
             FitConfig(num_steps=6000, lr=1e-3, weight_decay=1e-4, checkpoint_every=1000),
-            CriticConfig(head="mlp", hidden_dims=(256, 256, 256), hindsight=0.8, scale=40.0),
+            CriticConfig(head="mlp", reads="readout", hidden_dims=(256, 256, 256), hindsight=0.8, scale=40.0),
             batch_size=256,
             values=ValueIterationConfig(),
         ),
@@ -301,6 +301,7 @@ def push_t_small() -> Recipe:
             horizon=4,
             batch_size=256,
             hindsight=0.8,
+            reads="readout",
         ),
         planner=PlannerRecipe(
             args={"num_samples": 64, "num_iters": 3, "num_elites": 8, "min_std": 0.1},

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.agents import LearnedActor, TrainedRun, load_run
 from benchmarks.policy_checkpoint import POLICIES, load_policy, make_policy, policy_folder, save_policy
@@ -28,10 +28,10 @@ from planners.distill import (
     demonstrate,
 )
 from planners.policy import GoalPolicy, check_architecture
-from worldmodel.critic import Critic
 from worldmodel.data import TrajectoryStore
+from worldmodel.readout import SeenPair
 from worldmodel.training import BatchFn, FitConfig, fit
-from worldmodel.value_map import ValueMap
+from worldmodel.value_map import Surroundings, ValueMap
 
 OnStep = Callable[[str, int, int, Mapping[str, float]], None]  # stage, step, steps in all, scalars
 
@@ -117,10 +117,9 @@ def distill_run(
     trained, recipe = load_run(run, device), read_recipe(run)
     seed = int(read_config(run).get("seed", 0)) if seed is None else seed
     architecture = config.architecture({} if recipe.actor is None else recipe.actor.architecture)
-    reads_values = recipe.actor is not None and recipe.actor.value_map and not config.conv_channels
-    critic = trained.critic if reads_values else None
+    reads = "embedding" if recipe.actor is None or config.conv_channels else recipe.actor.reads
     distiller = _Distiller(
-        trained, config, architecture, critic, derive_seed(seed, "distill", method), on_step
+        trained, config, architecture, reads, derive_seed(seed, "distill", method), on_step
     )
     if isinstance(config, DaggerConfig):
         facts = distiller.dagger(config, planner or recipe.planner)
@@ -139,14 +138,14 @@ def distill_run(
 
 
 class _Distiller:
-    """A policy, which may read the value map of a critic, and what trains it."""
+    """A policy, which reads what the run's own reads, and what trains it."""
 
     def __init__(
         self,
         trained: TrainedRun,
         config: ImitationConfig,
         architecture: Mapping[str, Any],
-        critic: Critic | None,
+        reads: str,
         seed: int,
         on_step: OnStep | None,
     ) -> None:
@@ -155,12 +154,17 @@ class _Distiller:
         bounds = trained.env["action"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "policy"))
-            value_map = None if critic is None else critic.head
-            assert value_map is None or isinstance(value_map, ValueMap)
-            self.policy = make_policy(trained.model.embedding_shape, bounds, architecture, value_map).to(
-                trained.device
-            )
-        if critic is not None:
+            reader: nn.Module | None = None
+            if reads == "value_map":
+                value_map = trained.critic.head
+                assert isinstance(value_map, ValueMap)
+                reader = Surroundings(value_map)
+            elif reads == "readout":
+                reader = SeenPair(trained.readout)
+            policy = make_policy(trained.model.embedding_shape, bounds, architecture, reader)
+            self.policy = policy.to(trained.device)
+        if reads == "value_map":
+            critic = trained.critic
             self.policy.set_statistics(critic.get_buffer("mean"), critic.get_buffer("std"))
 
     def dagger(self, config: DaggerConfig, planner: PlannerRecipe) -> dict[str, Any]:
@@ -271,7 +275,7 @@ class _Distiller:
         }
 
     def _set_statistics(self, embeddings: Tensor) -> None:
-        """Standardise as ``embeddings`` are distributed; what reads the critic's value map keeps the critic's."""
+        """Standardise as ``embeddings`` are distributed; a policy that reads something else keeps what that has."""
         if self.policy.reader is not None:
             return
         flat = embeddings.flatten(1).float()

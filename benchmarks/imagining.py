@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.cached_rows import RowPairs
 from benchmarks.policy_checkpoint import make_policy
@@ -19,8 +20,10 @@ from worldmodel.costs import Cost
 from worldmodel.critic import Critic, CriticConfig, GoalPairs, make_value_map
 from worldmodel.jepa import JEPA
 from worldmodel.memory import ShortTermMemory
+from worldmodel.readout import Readout, SeenPair
 from worldmodel.training import BatchFn
 from worldmodel.value_iteration import ValueIterationConfig, ValueIterationObjective
+from worldmodel.value_map import Surroundings
 
 
 def make_value_iteration(
@@ -29,6 +32,7 @@ def make_value_iteration(
     cost: Cost,
     bounds: Mapping[str, Any],
     config: ValueIterationConfig,
+    batch_size: int,
     seed: int,
 ) -> ValueIterationObjective:
     """Build what trains ``critic`` to predict the future of ``cost``.
@@ -39,11 +43,12 @@ def make_value_iteration(
         cost: frozen.
         bounds: of actions: ``low``, ``high`` and ``max_norm``.
         config: candidates and discount.
-        seed: of the candidates.
+        batch_size: of every batch.
+        seed: of what is drawn.
     """
     low, high = (torch.tensor(bounds[name], device=model.device) for name in ("low", "high"))
     project = ActionBounds(low, high, bounds["max_norm"]).project
-    return ValueIterationObjective(critic, model.rollout, cost, project, low, high, config, seed)
+    return ValueIterationObjective(critic, model.rollout, cost, project, low, high, config, batch_size, seed)
 
 
 def make_imagination(policy: GoalPolicy, model: JEPA, cost: Cost, horizon: int) -> ImaginationObjective:
@@ -60,15 +65,30 @@ def make_imagination(policy: GoalPolicy, model: JEPA, cost: Cost, horizon: int) 
     return ImaginationObjective(policy, imagine_step, cost, horizon=horizon)
 
 
-def untrained_policy(recipe: Recipe, model: JEPA, bounds: Mapping[str, Any], seed: int) -> GoalPolicy:
-    """Build the policy of a recipe with an actor, for the embeddings of ``model`` and actions within ``bounds``."""
+def untrained_policy(
+    recipe: Recipe, model: JEPA, bounds: Mapping[str, Any], num_values: int, seed: int
+) -> GoalPolicy:
+    """Build the policy of a recipe with an actor, and what it reads, untrained.
+
+    Args:
+        recipe: with an actor.
+        model: whose embeddings it acts on.
+        bounds: of actions: ``low``, ``high`` and ``max_norm``.
+        num_values: that a readout says, ``K``.
+        seed: of the weights.
+    """
     assert recipe.actor is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "policy"))
-        value_map = None
-        if recipe.actor.value_map and recipe.critic is not None:
-            value_map = make_value_map(model.embedding_shape, recipe.critic.critic)
-        policy = make_policy(model.embedding_shape, bounds, recipe.actor.architecture, value_map)
+        reader: nn.Module | None = None
+        if recipe.actor.reads == "value_map":
+            assert recipe.critic is not None
+            reader = Surroundings(make_value_map(model.embedding_shape, recipe.critic.critic))
+        elif recipe.actor.reads == "readout":
+            assert recipe.readout is not None
+            size = math.prod(model.embedding_shape)
+            reader = SeenPair(Readout(size, num_values, recipe.readout.readout))
+        policy = make_policy(model.embedding_shape, bounds, recipe.actor.architecture, reader)
         return policy.to(model.device)
 
 

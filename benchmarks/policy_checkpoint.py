@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from planners.policy import GoalPolicy
 from worldmodel.checkpoint import CheckpointError, load_folder, load_state, save_folder, state_tensors
+from worldmodel.readout import SeenPair, make_readout, readout_sizes
 from worldmodel.value_map import Surroundings, ValueMap
 
 POLICIES = ("imagination", "dagger", "inverse")  # the recipe's own, and what `distill` adds
@@ -24,7 +26,7 @@ def make_policy(
     embedding_shape: Sequence[int],
     bounds: Mapping[str, Any],
     architecture: Mapping[str, Any],
-    value_map: ValueMap | None = None,
+    reader: nn.Module | None = None,
 ) -> GoalPolicy:
     """Build an untrained policy.
 
@@ -32,7 +34,7 @@ def make_policy(
         embedding_shape: of the world model.
         bounds: of actions: ``low``, ``high`` and ``max_norm``.
         architecture: other arguments of :class:`planners.policy.GoalPolicy`.
-        value_map: what it reads, frozen, in the place of embedding and goal.
+        reader: what it reads in the place of embedding and goal, see :class:`planners.policy.GoalPolicy`.
     """
     return GoalPolicy(
         embedding_shape,
@@ -40,7 +42,7 @@ def make_policy(
         bounds["high"],
         bounds["max_norm"],
         **architecture,
-        reader=None if value_map is None else Surroundings(value_map),
+        reader=reader,
     )
 
 
@@ -61,6 +63,8 @@ def save_policy(path: Path, policy: GoalPolicy) -> None:
     if isinstance(policy.reader, Surroundings):
         settings = ("embedding_shape", "channels", "hidden_channels", "num_iterations")
         config["value_map"] = {name: getattr(policy.reader.value_map, name) for name in settings}
+    if isinstance(policy.reader, SeenPair):
+        config["readout"] = readout_sizes(policy.reader.readout)
     save_folder(path, config, state_tensors(policy))
 
 
@@ -72,13 +76,17 @@ def load_policy(path: Path, device: torch.device | str = "cpu") -> GoalPolicy:
     """
     config, tensors = load_folder(path, "policy")
     try:
-        value_map = ValueMap(**config["value_map"]) if "value_map" in config else None
+        reader: nn.Module | None = None
+        if "value_map" in config:
+            reader = Surroundings(ValueMap(**config["value_map"]))
+        elif "readout" in config:
+            reader = SeenPair(make_readout(config["readout"]))
         architecture = {
             name: value
             for name, value in config["policy"].items()
             if name not in ("embedding_shape", "low", "high", "max_norm")
         }
-        policy = make_policy(config["policy"]["embedding_shape"], config["policy"], architecture, value_map)
+        policy = make_policy(config["policy"]["embedding_shape"], config["policy"], architecture, reader)
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"config.json must describe a policy, got {path}: {error}") from error
     load_state(policy, tensors, path)

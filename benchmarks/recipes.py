@@ -164,6 +164,9 @@ class ReadoutRecipe:
         require_positive(self, "batch_size")
 
 
+POLICY_READS = ("embedding", "value_map", "readout")
+
+
 @dataclass(frozen=True)
 class ActorRecipe:
     """Train the Mode-1 policy in imagination."""
@@ -178,12 +181,16 @@ class ActorRecipe:
     hindsight: float = (
         0.0  # share of goals from the start's own trajectory, as far off as the critic's; not of paths
     )
-    value_map: bool = False  # it reads the values around it off the critic's value map, not the embeddings
+    reads: str = (
+        "embedding"  # or the values around it on the critic's "value_map", or what the "readout" says
+    )
 
     def __post_init__(self) -> None:
         for name in ("hidden_dims", "conv_channels"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         require_positive(self, "horizon", "batch_size")
+        if self.reads not in POLICY_READS:
+            raise ValueError(f"actor.reads must be one of {', '.join(POLICY_READS)}, got {self.reads!r}")
         if not 0 <= self.hindsight <= 1:
             raise ValueError(f"hindsight of the actor must be in [0, 1], got {self.hindsight}")
         check_architecture(**self.architecture)
@@ -251,14 +258,18 @@ class Recipe:
         names = {key: [name for _, name in cost_terms(cost)] for key, cost in asked.items()}
         if self.critic is None and any("critic" in name for name in names.get("actor", [])):
             raise ValueError("a recipe with an actor must have a critic to train it against, got critic null")
-        if self.actor is not None and self.actor.value_map:
+        if self.actor is not None and self.actor.reads == "value_map":
             head = None if self.critic is None else self.critic.critic.head
             if head != "value_map":
                 raise ValueError(
-                    f"actor.value_map must be false where the critic has none, got true with the head {head!r}"
+                    f"actor.reads must not be value_map where the critic has none, got it with the head {head!r}"
                 )
         if self.readout is None and any("task" in each for each in names.values()):
             raise ValueError("a recipe with the cost 'task' must have a readout, got readout null")
+        readers = [self.critic.critic.reads] if self.critic is not None else []
+        readers += [self.actor.reads] if self.actor is not None else []
+        if self.readout is None and "readout" in readers:
+            raise ValueError("a recipe whose critic or actor reads a readout must have one, got readout null")
         if self.actor is None and self.planner.policy_proposal:
             raise ValueError("planner.policy_proposal must be false in a recipe without an actor, got true")
         if self.critic is None and "critic" in self.planner.cost:

@@ -54,6 +54,7 @@ from benchmarks.recipes import ActorRecipe, CriticRecipe, ReadoutRecipe, Recipe
 from benchmarks.runs import begin_run, check_same_run, write_config
 from benchmarks.seeding import derive_seed
 from envs.registration import make_simulator
+from planners.policy import GoalPolicy
 from worldmodel.checkpoint import load_jepa, save_jepa
 from worldmodel.costs import Cost
 from worldmodel.critic import (
@@ -70,7 +71,7 @@ from worldmodel.distributed import rank_and_world_size, stop_process_group
 from worldmodel.jepa import JEPA
 from worldmodel.objectives import JEPAObjective
 from worldmodel.paths import PathConfig, PathGraph, PathPairs
-from worldmodel.readout import Readout, ReadoutObjective, load_readout, save_readout
+from worldmodel.readout import Readout, ReadoutObjective, SeenPair, load_readout, save_readout
 from worldmodel.training import BatchFn, FitConfig, fit
 from worldmodel.value_map import Surroundings
 
@@ -102,7 +103,7 @@ def train_run(
     check_same_run(run, recipe, seed)
     module = None if (run / "model" / "config.json").exists() else stages.objective()
     if module is not None and recipe.actor is not None:
-        untrained_policy(recipe, module.model, store.env["action"], seed)
+        stages.untrained_policy(module.model)
     if recipe.readout is not None:
         task_rule(make_simulator(store.env["id"], **store.env["kwargs"]))
     if rank == 0:  # what cannot be built has raised, and leaves no folder behind
@@ -112,11 +113,10 @@ def train_run(
     if rank != 0:
         return
     stages.refit_predictor(model)
-    if recipe.readout is not None:
-        stages.readout(model, recipe.readout)
-    critic = None if recipe.critic is None else stages.critic(model, recipe.critic)
+    readout = None if recipe.readout is None else stages.readout(model, recipe.readout)
+    critic = None if recipe.critic is None else stages.critic(model, readout, recipe.critic)
     if recipe.actor is not None:
-        stages.actor(model, critic, recipe.actor)
+        stages.actor(model, critic, readout, recipe.actor)
 
 
 class _Stages:
@@ -300,14 +300,14 @@ class _Stages:
         save_readout(path, readout)
         return readout
 
-    def critic(self, model: JEPA, config: CriticRecipe) -> Critic:
+    def critic(self, model: JEPA, readout: Readout | None, config: CriticRecipe) -> Critic:
         """Train the cost-to-go on cached embeddings, or load it."""
         path = self.run / "critic"
         if (path / "config.json").exists():
             return load_critic(path, self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "critic"))
-            critic = Critic(model.embedding_shape, config.critic).to(self.device)
+            critic = Critic(model.embedding_shape, config.critic, readout=readout).to(self.device)
         seed = derive_seed(self.seed, "pairs")
         if config.paths is not None:
             graphs = self.path_graphs(model, config.paths)
@@ -327,6 +327,7 @@ class _Stages:
                 self._cost(config.values.cost, model),
                 self.store.env["action"],
                 config.values,
+                config.batch_size,
                 derive_seed(self.seed, "candidates"),
             )
             self._fit(values, pairs, {"value": 1.0}, config.fit, "critic", values.update_target)
@@ -358,7 +359,7 @@ class _Stages:
             write_config(self.run, self.recipe, seconds={"paths": time.perf_counter() - began})
         return self._graphs
 
-    def actor(self, model: JEPA, critic: Critic | None, config: ActorRecipe) -> None:
+    def actor(self, model: JEPA, critic: Critic | None, readout: Readout | None, config: ActorRecipe) -> None:
         """Train the Mode-1 policy in imagination and write it, unless it exists.
 
         Goals are frames of the same world as the start: any frame of the data, or of the same path graph.
@@ -366,10 +367,13 @@ class _Stages:
         path = self.run / "policy"
         if (path / "config.json").exists():
             return
-        policy = untrained_policy(self.recipe, model, self.store.env["action"], self.seed)
+        policy = self.untrained_policy(model)
         if isinstance(policy.reader, Surroundings):
             assert critic is not None
             policy.reader.value_map.load_state_dict(critic.head.state_dict())
+        elif isinstance(policy.reader, SeenPair):
+            assert readout is not None
+            policy.reader.readout.load_state_dict(readout.state_dict())
         model.requires_grad_(False)
         cost = self._cost(config.cost, model)
         seed = derive_seed(self.seed, "imagination")
@@ -380,8 +384,6 @@ class _Stages:
             pairs: BatchFn = PathPairs(graphs, config.batch_size, seed, on_paths.starts_per_goal)
         else:
             embeddings, _, offsets = self.cached(model)
-            if on_paths is not None and on_paths.values is not None:
-                policy.set_statistics(embeddings.mean(0), embeddings.std(0))
             settings = CriticConfig() if on_paths is None else on_paths.critic
             pairs = starts_and_goals(embeddings, offsets, settings, config.hindsight, config.batch_size, seed)
 
@@ -392,6 +394,11 @@ class _Stages:
         module = make_imagination(policy, model, cost, config.horizon)
         self._fit(module, batches, {"imagined_cost": 1.0}, config.fit, "actor")
         save_policy(path, policy)
+
+    def untrained_policy(self, model: JEPA) -> GoalPolicy:
+        """Build the recipe's policy."""
+        num_values = label_dims(self.store).get("proprio", 0)  # that a readout says
+        return untrained_policy(self.recipe, model, self.store.env["action"], num_values, self.seed)
 
     def cached(self, model: JEPA) -> tuple[Tensor, Tensor, Tensor]:
         """Encode every frame once, then let the frames go.

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from worldmodel.checkpoint import CheckpointError, load_folder, load_state, save_folder, state_tensors
 from worldmodel.costs import Cost, flatten_embeddings
 from worldmodel.encoders import mlp
+from worldmodel.readout import Readout, make_readout, readout_sizes
 from worldmodel.value_map import ValueMap
 
 HEADS = ("metric", "quasimetric", "value_map", "mlp")
@@ -44,6 +45,7 @@ class CriticConfig:
         "metric"  # of HEADS; a quasimetric need not be symmetric, a value map is of feature maps only,
     )
     # and an mlp need not be a distance
+    reads: str = "embedding"  # or what a "readout" says of it, as the cost does
     feature_dim: int = 32  # size of phi, or value maps
     hidden_dims: tuple[int, ...] = (
         256,
@@ -63,6 +65,10 @@ class CriticConfig:
         object.__setattr__(self, "hidden_dims", tuple(self.hidden_dims))
         if self.head not in HEADS:
             raise ValueError(f"head must be one of {', '.join(HEADS)}, got {self.head!r}")
+        if self.reads not in ("embedding", "readout"):
+            raise ValueError(f"reads must be embedding or readout, got {self.reads!r}")
+        if self.reads == "readout" and self.head == "value_map":
+            raise ValueError("reads must be embedding where the head is a value map, got 'readout'")
         for name in ("hindsight", "expectile", "target_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
@@ -135,12 +141,12 @@ class ValueHead(nn.Module):
         return self.layers(both)[..., 0]
 
 
-def _make_head(embedding_shape: Sequence[int], config: CriticConfig) -> nn.Module:
+def _make_head(embedding_shape: Sequence[int], size: int, config: CriticConfig) -> nn.Module:
     if config.head in ("metric", "quasimetric"):
         head = MetricHead if config.head == "metric" else QuasimetricHead
-        return head(math.prod(embedding_shape), config.hidden_dims, config.feature_dim)
+        return head(size, config.hidden_dims, config.feature_dim)
     if config.head == "mlp":
-        return ValueHead(math.prod(embedding_shape), config.hidden_dims)
+        return ValueHead(size, config.hidden_dims)
     return make_value_map(embedding_shape, config)
 
 
@@ -167,23 +173,39 @@ class Critic(Cost):
         embedding_shape: ``(D,)`` or ``(C, h, w)``, flattened.
         config: architecture and objective.
         summed: as a cost, sum the steps to go over all imagined embeddings instead of taking the last.
+        readout: what a critic that reads a readout reads, frozen.
+
+    Raises:
+        ValueError: the critic reads a readout and has none.
     """
 
     def __init__(
-        self, embedding_shape: Sequence[int], config: CriticConfig | None = None, *, summed: bool = False
+        self,
+        embedding_shape: Sequence[int],
+        config: CriticConfig | None = None,
+        *,
+        summed: bool = False,
+        readout: Readout | None = None,
     ) -> None:
         super().__init__()
         self.config = config or CriticConfig()
         self.embedding_shape = tuple(embedding_shape)
         self.summed = summed
         size = math.prod(embedding_shape)
-        self.head = _make_head(embedding_shape, self.config)
+        self.readout = None
+        if self.config.reads == "readout":
+            if readout is None:
+                raise ValueError("a critic that reads a readout must be given one, got None")
+            self.readout, size = readout.requires_grad_(False), readout.num_values
+        self.head = _make_head(embedding_shape, size, self.config)
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
 
     @torch.no_grad()
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Set what embeddings are standardised with, ``(D,)`` each; a std of 0 counts as 1."""
+        """Set what embeddings are standardised with, ``(D,)`` each; a std of 0 counts as 1. A readout does so itself."""
+        if self.readout is not None:
+            return
         self.get_buffer("mean").copy_(mean)
         self.get_buffer("std").copy_(torch.where(std > 0, std, torch.ones_like(std)))
 
@@ -195,8 +217,12 @@ class Critic(Cost):
             goal: where to.
             head: another of the same shape, e.g. a moving average of this one's.
         """
-        mean, std = self.get_buffer("mean"), self.get_buffer("std")
-        return self.config.scale * (head or self.head)((embedding - mean) / std, (goal - mean) / std)
+        return self.config.scale * (head or self.head)(self._seen(embedding), self._seen(goal))
+
+    def _seen(self, embedding: Tensor) -> Tensor:
+        if self.readout is not None:
+            return self.readout.standardised(embedding)
+        return (embedding - self.get_buffer("mean")) / self.get_buffer("std")
 
     def forward(self, embeddings: Tensor, actions: Tensor, goal: Tensor) -> Tensor:
         """Return the predicted steps to go after the last action, or their sum over the plan."""
@@ -312,6 +338,8 @@ def save_critic(path: Path | str, critic: Critic, extra: Mapping[str, Any] | Non
         "embedding_shape": list(critic.embedding_shape),
         "extra": dict(extra or {}),
     }
+    if critic.readout is not None:
+        config["reads"] = readout_sizes(critic.readout)
     save_folder(path, config, state_tensors(critic))
 
 
@@ -323,7 +351,8 @@ def load_critic(path: Path | str, device: torch.device | str = "cpu") -> Critic:
     """
     config, tensors = load_folder(path, "critic")
     try:
-        critic = Critic(config["embedding_shape"], CriticConfig(**config["critic"]))
+        readout = make_readout(config["reads"]) if "reads" in config else None
+        critic = Critic(config["embedding_shape"], CriticConfig(**config["critic"]), readout=readout)
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"config.json must describe a critic, got {path}: {error}") from error
     load_state(critic, tensors, path)

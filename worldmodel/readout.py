@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,27 @@ class Readout(nn.Module):
         scaled = (embedding - self.get_buffer("embedding_mean")) / self.get_buffer("embedding_std")
         return self.layers(scaled) * self.get_buffer("value_std") + self.get_buffer("value_mean")
 
+    def standardised(self, embedding: Tensor) -> Tensor:
+        """Read ``(..., K)`` off ``embedding (..., D)`` in units of the values' spread around their mean."""
+        return (self(embedding) - self.get_buffer("value_mean")) / self.get_buffer("value_std")
+
+
+class SeenPair(nn.Module):
+    """What a policy reads off start and goal where the cost reads them off, too: what a readout says of either.
+
+    Args:
+        readout: trained, and used as it is.
+    """
+
+    def __init__(self, readout: Readout) -> None:
+        super().__init__()
+        self.readout = readout.requires_grad_(False)
+        self.num_features = 2 * readout.num_values
+
+    def forward(self, start: Tensor, goal: Tensor) -> Tensor:
+        """Return ``(B, num_features)`` of ``start (B, D)`` and ``goal (B, D)``, flat."""
+        return torch.cat([self.readout.standardised(start), self.readout.standardised(goal)], dim=-1)
+
 
 class ReadoutObjective(nn.Module):
     """Regression of a readout.
@@ -100,11 +122,20 @@ class ReadoutCost(Cost):
         return self.rule(self.readout(flat), self.readout(target)[..., None, :]).sum(dim=-1)
 
 
+def readout_sizes(readout: Readout) -> dict[str, Any]:
+    """Return what :func:`make_readout` builds another one like it from."""
+    sizes = {"embedding_dim": readout.embedding_dim, "num_values": readout.num_values}
+    return {"readout": dataclasses.asdict(readout.config), **sizes}
+
+
+def make_readout(sizes: Mapping[str, Any]) -> Readout:
+    """Build an untrained readout."""
+    return Readout(sizes["embedding_dim"], sizes["num_values"], ReadoutConfig(**sizes["readout"]))
+
+
 def save_readout(path: Path | str, readout: Readout) -> None:
     """Write the readout as a checkpoint folder."""
-    sizes = {"embedding_dim": readout.embedding_dim, "num_values": readout.num_values}
-    config = {"kind": "readout", "readout": dataclasses.asdict(readout.config), **sizes}
-    save_folder(path, config, state_tensors(readout))
+    save_folder(path, {"kind": "readout", **readout_sizes(readout)}, state_tensors(readout))
 
 
 def load_readout(path: Path | str, device: torch.device | str = "cpu") -> Readout:
@@ -115,8 +146,7 @@ def load_readout(path: Path | str, device: torch.device | str = "cpu") -> Readou
     """
     config, tensors = load_folder(path, "readout")
     try:
-        settings = ReadoutConfig(**config["readout"])
-        readout = Readout(config["embedding_dim"], config["num_values"], settings)
+        readout = make_readout(config)
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"config.json must describe a readout, got {path}: {error}") from error
     load_state(readout, tensors, path)

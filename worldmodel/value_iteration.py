@@ -9,11 +9,15 @@ is the cost of the best candidate plus the value of where it leads,
 
 where candidates ``a`` are held for ``H`` steps and ``V'`` is a moving average of ``V``. Minima over whole candidates see
 around corners that the gradient of the cost does not: a pusher on the wrong side of a block has to go round it first.
+
+Part of the starts are not of the data but where the best candidates of earlier batches led: who acts by the values comes
+to places that the data seldom show.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -36,13 +40,15 @@ class ValueIterationConfig:
     num_candidates: int = 12  # random actions per start
     hold: int = 2  # steps for which a candidate is held, H
     discount: float = 0.975  # per step: what is 1 / (1 - discount) steps ahead still counts
+    carried: float = 0.5  # share of the starts that go on where the best candidate of an earlier batch led
 
     def __post_init__(self) -> None:
         for name in ("num_candidates", "hold"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not 0 <= self.discount < 1:
-            raise ValueError(f"discount must be in [0, 1), got {self.discount}")
+        for name in ("discount", "carried"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if "critic" in self.cost:
             raise ValueError(f"cost of value iteration must not be the critic's own, got {self.cost!r}")
 
@@ -58,7 +64,8 @@ class ValueIterationObjective(nn.Module):
         low: ``(A,)`` finite lower bounds [action units].
         high: ``(A,)`` finite upper bounds.
         config: candidates and discount.
-        seed: candidates are a function of ``(seed, step)``.
+        batch_size: of every batch, ``M``.
+        seed: what is drawn is a function of ``(seed, step)``.
     """
 
     def __init__(
@@ -70,24 +77,40 @@ class ValueIterationObjective(nn.Module):
         low: Tensor,
         high: Tensor,
         config: ValueIterationConfig,
+        batch_size: int,
         seed: int,
     ) -> None:
         super().__init__()
         self.critic = critic
         self.target_head = copy.deepcopy(critic.head).requires_grad_(False)
         self.config, self.seed = config, seed
+        size = math.prod(critic.embedding_shape)
+        self.num_carried = int(config.carried * batch_size)
+        for name in ("start", "goal"):  # buffers, so that a resumed training goes on with them
+            self.register_buffer(f"carried_{name}", torch.zeros(self.num_carried, size))
         # Kept out of the module tree: the model and the cost are used, not trained or saved.
         self._frozen = (rollout, cost, project, (low + high) / 2, (high - low) / 2)
 
     def forward(self, batch: Mapping[str, Tensor], step: int = 0) -> dict[str, Tensor]:
-        """Return ``{"value": squared error}``, in units of the critic's scale, for ``start`` and ``goal (M, D)``."""
-        target = self.backup(batch["start"], batch["goal"], step)
-        error = (self.critic.distance(batch["start"], batch["goal"]) - target) / self.critic.config.scale
+        """Return ``{"value": squared error}``, in units of the critic's scale, for ``start`` and ``goal (M, D)``.
+
+        From the second step on the first of them are replaced by those that are carried on.
+        """
+        fresh = {name: batch[name] for name in ("start", "goal")}
+        start, goal = fresh["start"], fresh["goal"]
+        if step > 0:
+            start, goal = (
+                torch.cat([self.get_buffer(f"carried_{name}"), rows[self.num_carried :]])
+                for name, rows in fresh.items()
+            )
+        target, ahead = self.backup(start, goal, step)
+        self._carry(ahead, goal, fresh, step)
+        error = (self.critic.distance(start, goal) - target) / self.critic.config.scale
         return {"value": error.square().mean()}
 
     @torch.no_grad()
-    def backup(self, start: Tensor, goal: Tensor, step: int) -> Tensor:
-        """Return ``(M,)``: the least that a candidate costs, with what comes after it."""
+    def backup(self, start: Tensor, goal: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Return ``(M,)``, the least that a candidate costs with what comes after it, and where it leads, ``(M, D)``."""
         rollout, cost, project, center, half_width = self._frozen
         num, config, shape = len(start), self.config, self.critic.embedding_shape
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + step)
@@ -96,10 +119,21 @@ class ValueIterationObjective(nn.Module):
         plans = action[:, :, None].expand(-1, -1, config.hold, -1)  # (M, N, H, A)
         starts = start[:, None].expand(-1, config.num_candidates, -1).flatten(0, 1)
         ahead = rollout(starts.unflatten(1, shape), plans.flatten(0, 1)).unflatten(0, plans.shape[:2])
-        goals = goal.unflatten(1, shape)[:, None]
-        paid = cost(ahead, plans, goals)
-        after = self.critic.distance(ahead[:, :, -1].flatten(2), goal[:, None], head=self.target_head)
-        return (paid + config.discount**config.hold * after).amin(1)
+        paid = cost(ahead, plans, goal.unflatten(1, shape)[:, None])
+        last = ahead[:, :, -1].flatten(2)
+        after = self.critic.distance(last, goal[:, None], head=self.target_head)
+        best, chosen = (paid + config.discount**config.hold * after).min(1)
+        return best, last[torch.arange(num, device=last.device), chosen]
+
+    @torch.no_grad()
+    def _carry(self, ahead: Tensor, goal: Tensor, fresh: Mapping[str, Tensor], step: int) -> None:
+        """Keep some of the places that were reached, with their goals, for the next batch."""
+        num = self.num_carried
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + step + 500_000)
+        kept = torch.randperm(len(ahead), generator=generator)[:num].to(ahead.device)
+        begins = (torch.rand(num, 1, generator=generator) < AFRESH).to(ahead.device)
+        self.get_buffer("carried_start").copy_(torch.where(begins, fresh["start"][:num], ahead[kept]))
+        self.get_buffer("carried_goal").copy_(torch.where(begins, fresh["goal"][:num], goal[kept]))
 
     @torch.no_grad()
     def update_target(self) -> None:

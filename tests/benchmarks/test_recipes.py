@@ -57,10 +57,15 @@ def test_overrides_reach_any_depth_and_keep_types():
         (["critic=null"], "a recipe with an actor must have a critic to train it against, got critic null"),
         (["planner.cost=task"], "a recipe with the cost 'task' must have a readout, got readout null"),
         (["actor.cost=task"], "a recipe with the cost 'task' must have a readout, got readout null"),
+        (
+            ['critic.values={"hold": 1}'],
+            "a recipe with the cost 'task' must have a readout, got readout null",
+        ),
+        (["actor.hindsight=2.0"], r"hindsight of the actor must be in \[0, 1\], got 2.0"),
         (["actor.cost=distance"], "cost must be one of action_effort, critic, last_distance"),
         (
-            ["actor.value_map=true"],
-            "must be false where the critic has none, got true with the head 'metric'",
+            ["actor.reads=value_map"],
+            "actor.reads must not be value_map where the critic has none, got it with the head 'metric'",
         ),
         (["world_model.num_steps=0"], "num_steps must be >= 1, got 0"),
         (["name.x=1"], "key must name a value, got 'name.x'"),

@@ -43,7 +43,10 @@ def test_costs_add_and_scale():
         WeightedSum([])
 
 
-@pytest.mark.parametrize("cost", [LastDistance(), SummedDistance(), ActionEffort(), Critic((D,))])
+@pytest.mark.parametrize(
+    "cost",
+    [LastDistance(), SummedDistance(), ActionEffort(), Critic((D,)), Critic((D,), CriticConfig(head="mlp"))],
+)
 def test_costs_of_a_batch_are_those_of_its_rows(cost):
     embeddings, actions, goal = futures()
     together = cost(embeddings, actions, goal)

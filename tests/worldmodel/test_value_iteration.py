@@ -1,0 +1,119 @@
+import pytest
+import torch
+
+from worldmodel.costs import Cost
+from worldmodel.critic import Critic, CriticConfig
+from worldmodel.training import FitConfig, fit
+from worldmodel.value_iteration import ValueIterationConfig, ValueIterationObjective
+
+LOW, HIGH = torch.tensor([-1.0]), torch.tensor([1.0])
+
+
+class HowFar(Cost):
+    """The distance to the goal, summed over the steps."""
+
+    def forward(self, embeddings, actions, goal):
+        return (embeddings - goal[..., None, :]).abs().sum(-1).sum(-1)
+
+
+def walk(embedding, actions):
+    """A point on a line: an action moves it by up to .1."""
+    return embedding[:, None] + 0.1 * actions.cumsum(1)
+
+
+def objective(config, critic=None, project=lambda action: action.clamp(LOW, HIGH), seed=0):
+    critic = critic or Critic((1,), CriticConfig(head="mlp", hidden_dims=(64, 64), target_rate=0.05))
+    return ValueIterationObjective(critic, walk, HowFar(), project, LOW, HIGH, config, seed)
+
+
+def batch(seed=0, num=256):
+    generator = torch.Generator().manual_seed(seed)
+    return {key: 2 * torch.rand(num, 1, generator=generator) - 1 for key in ("start", "goal")}
+
+
+def test_without_a_future_a_backup_is_the_cost_of_the_best_candidate():
+    config = ValueIterationConfig(num_candidates=400, hold=2, discount=0.0)
+    pairs = batch()
+    found = objective(config).backup(pairs["start"], pairs["goal"], step=3)
+    away = (pairs["start"] - pairs["goal"]).abs()[:, 0]
+    best = torch.where(away > 0.2, 2 * away - 0.3, torch.zeros(()))  # .1, then .2 nearer
+    is_far = away > 0.2
+    torch.testing.assert_close(found[is_far], best[is_far])  # extreme candidates are drawn often
+    assert (found[~is_far] <= 0.25).all()
+
+
+def test_values_are_the_discounted_future_of_the_cost(tmp_path):
+    torch.manual_seed(0)
+    module = objective(ValueIterationConfig(num_candidates=8, hold=1, discount=0.9))
+    config = FitConfig(num_steps=1000, lr=3e-3)
+
+    def pairs(step):
+        return batch(seed=step + 1)
+
+    fit(module, pairs, {"value": 1.0}, config, run=tmp_path, stage="critic", after_step=module.update_target)
+    away = torch.tensor([0.0, 0.4, 0.8, 1.6])
+    steps = torch.arange(1, 200)
+    left = (away[:, None] - 0.1 * steps).clamp_min(0.0)
+    expected = (0.9 ** (steps - 1) * left).sum(1)  # who goes straight there
+    start, goal = torch.full((4, 1), 0.8), (0.8 - away)[:, None]
+    with torch.no_grad():
+        found = module.critic.distance(start, goal)
+    torch.testing.assert_close(found, expected, atol=0.25, rtol=0.1)
+
+
+def test_values_are_a_function_of_the_step_and_train_the_critic_alone():
+    pairs, config = batch(num=32), ValueIterationConfig()
+    one, two = objective(config), objective(config)
+    two.critic.load_state_dict(one.critic.state_dict())
+    two.target_head.load_state_dict(one.target_head.state_dict())
+    assert torch.equal(one(pairs, 5)["value"], two(pairs, 5)["value"])
+    assert not torch.equal(one(pairs, 5)["value"], one(pairs, 6)["value"])
+    one(pairs, 5)["value"].backward()
+    assert all(parameter.grad is not None for parameter in one.critic.parameters())
+    assert all(parameter.grad is None for parameter in one.target_head.parameters())
+    before = one.target_head.layers[0].weight.clone()
+    one.critic.head.layers[0].weight.data.add_(1.0)
+    one.update_target()
+    torch.testing.assert_close(one.target_head.layers[0].weight, before + one.critic.config.target_rate)
+
+
+def test_candidates_keep_the_bounds():
+    seen = []
+
+    def watch(embedding, actions):
+        seen.append(actions)
+        return walk(embedding, actions)
+
+    critic = Critic((1,), CriticConfig(head="mlp"))
+    config = ValueIterationConfig(num_candidates=50, hold=3)
+    low, high = torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 4.0])
+    module = ValueIterationObjective(
+        critic,
+        lambda z, a: watch(z, a[..., :1]),
+        HowFar(),
+        lambda a: a.clamp(low, 0.5 * high),
+        low,
+        high,
+        config,
+        0,
+    )
+    module.backup(*batch(num=10).values(), step=0)
+    actions = seen[0]
+    assert actions.shape == (500, 3, 1)
+    assert actions.min() == -1
+    assert actions.max() == 0.5
+    assert (actions == actions[:, :1]).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"num_candidates": 0}, "num_candidates must be >= 1, got 0"),
+        ({"hold": 0}, "hold must be >= 1, got 0"),
+        ({"discount": 1.0}, r"discount must be in \[0, 1\), got 1.0"),
+        ({"cost": "task+critic"}, "must not be the critic's own, got 'task"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        ValueIterationConfig(**settings)
