@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from worldmodel.costs import Cost
 from worldmodel.critic import Critic
 
+AFRESH = 0.1  # share of the carried starts that begin again at a start of the data
 STRETCH = (
     1.5  # of the box that candidates are drawn from, before they are clipped: many of the best are extreme
 )
