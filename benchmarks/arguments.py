@@ -148,8 +148,7 @@ def _add_evaluate(verbs: Verbs) -> None:
     evaluate.add_argument(
         "--policy",
         choices=POLICIES,
-        default="imagination",
-        help="which of the run's policies: its own (imagination, the default) or a distilled one",
+        help="which of the run's policies: trained in imagination, or distilled (default: the recipe's)",
     )
     add_planner(evaluate)
     evaluate.add_argument("--task-seed", type=seed_int, help="seed of the tasks (default: the recipe's)")

@@ -13,6 +13,7 @@ from benchmarks.recipes import (
     ActorRecipe,
     CollectConfig,
     CriticRecipe,
+    DaggerConfig,
     EvaluationRecipe,
     ModelRecipe,
     ObjectiveRecipe,
@@ -191,12 +192,14 @@ def point_maze_small() -> Recipe:
             starts_per_goal=16,
         ),
         actor=ActorRecipe(
-            FitConfig(num_steps=600, lr=1e-3, checkpoint_every=100),
+            FitConfig(num_steps=2000, lr=1e-3, checkpoint_every=100),
             horizon=8,
             batch_size=256,
             noise=0.4,
             reads="value_map",
         ),
+        # In a corner that it presses into, the policy has no gradient; its planner knows the way out.
+        distill=DaggerConfig(rounds=3, num_steps=80, ask_every=8),
         evaluation=EvaluationRecipe(num_tasks=200, num_steps=150),
     )
 
@@ -459,6 +462,8 @@ def smoke(recipe: Recipe) -> Recipe:
         actor=recipe.actor and dataclasses.replace(recipe.actor, fit=brief(recipe.actor.fit), batch_size=32),
         readout=recipe.readout
         and dataclasses.replace(recipe.readout, fit=brief(recipe.readout.fit), batch_size=32),
+        distill=recipe.distill
+        and dataclasses.replace(recipe.distill, train_steps=6, batch_size=32, episodes=4, num_steps=4),
         planner=dataclasses.replace(recipe.planner, args={**recipe.planner.args, "num_samples": 16}),
         evaluation=dataclasses.replace(recipe.evaluation, num_tasks=8, num_steps=12),
     )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchmarks.agents import LearnedActor, TrainedRun, load_run
 from benchmarks.policy_checkpoint import POLICIES, load_policy, make_policy, policy_folder, save_policy
 from benchmarks.preparation import choose_episodes, encode_episodes, open_store_of, split_episodes
-from benchmarks.recipes import PlannerRecipe, Recipe, require_positive
+from benchmarks.recipes import DaggerConfig, ImitationConfig, PlannerRecipe, Recipe
 from benchmarks.runs import command_line, read_config, read_json, read_recipe, write_json
 from benchmarks.seeding import derive_seed, make_generator
 from envs.simulator import Simulator
@@ -27,50 +27,13 @@ from planners.distill import (
     ImitationObjective,
     demonstrate,
 )
-from planners.policy import GoalPolicy, check_architecture
+from planners.policy import GoalPolicy
 from worldmodel.data import TrajectoryStore
 from worldmodel.readout import SeenPair
 from worldmodel.training import BatchFn, FitConfig, fit
 from worldmodel.value_map import Surroundings, ValueMap
 
 OnStep = Callable[[str, int, int, Mapping[str, float]], None]  # stage, step, steps in all, scalars
-
-
-@dataclass(frozen=True)
-class ImitationConfig:
-    """The policy and its training, whoever is imitated."""
-
-    train_steps: int = 2000  # updates, of each round
-    lr: float = 1e-3
-    batch_size: int = 256
-    hidden_dims: tuple[int, ...] | None = None  # of the policy; None: as the recipe's own
-    conv_channels: tuple[int, ...] | None = None  # likewise
-    noise: float | None = None  # likewise
-
-    def __post_init__(self) -> None:
-        check_architecture(**self.architecture({}))
-        counts = [f.name for f in dataclasses.fields(self) if f.type == "int"]
-        require_positive(self, *counts)
-        if not self.lr > 0:
-            raise ValueError(f"lr must be > 0, got {self.lr}")
-
-    def architecture(self, own: Mapping[str, Any]) -> dict[str, Any]:
-        """Return arguments of :class:`GoalPolicy`: those of the run's ``own`` policy unless they are set here."""
-        ours = {name: getattr(self, name) for name in ("hidden_dims", "conv_channels", "noise")}
-        return {**own, **{name: value for name, value in ours.items() if value is not None}}
-
-
-@dataclass(frozen=True)
-class DaggerConfig(ImitationConfig):
-    """The planner is asked in closed loop."""
-
-    train_steps: int = 1000
-    lr: float = 2e-4  # small, to keep what the run's own policy knows; without an own start, rather 1e-3
-    own_start: bool = True  # start from the run's own policy where it is of the same architecture
-    rounds: int = 2  # the planner acts in the first unless there was a start, the policy in the others
-    episodes: int = 400  # worlds per round
-    num_steps: int = 40  # env steps per episode
-    ask_every: int = 4  # env steps from one plan to the next, where the policy acts
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.cached_rows import RowPairs
 from benchmarks.policy_checkpoint import make_policy
-from benchmarks.recipes import Recipe
+from benchmarks.recipes import CriticRecipe, Recipe
 from benchmarks.seeding import derive_seed
 from planners.bounds import ActionBounds
 from planners.policy import GoalPolicy, ImaginationObjective
@@ -22,7 +22,7 @@ from worldmodel.jepa import JEPA
 from worldmodel.memory import ShortTermMemory
 from worldmodel.readout import Readout, SeenPair
 from worldmodel.training import BatchFn
-from worldmodel.value_iteration import ValueIterationConfig, ValueIterationObjective
+from worldmodel.value_iteration import ValueIterationObjective
 from worldmodel.value_map import Surroundings
 
 
@@ -31,8 +31,7 @@ def make_value_iteration(
     model: JEPA,
     cost: Cost,
     bounds: Mapping[str, Any],
-    config: ValueIterationConfig,
-    batch_size: int,
+    config: CriticRecipe,
     seed: int,
 ) -> ValueIterationObjective:
     """Build what trains ``critic`` to predict the future of ``cost``.
@@ -42,13 +41,15 @@ def make_value_iteration(
         model: imagines; frozen.
         cost: frozen.
         bounds: of actions: ``low``, ``high`` and ``max_norm``.
-        config: candidates and discount.
-        batch_size: of every batch.
+        config: of the critic, with ``values``.
         seed: of what is drawn.
     """
     low, high = (torch.tensor(bounds[name], device=model.device) for name in ("low", "high"))
     project = ActionBounds(low, high, bounds["max_norm"]).project
-    return ValueIterationObjective(critic, model.rollout, cost, project, low, high, config, batch_size, seed)
+    assert config.values is not None
+    return ValueIterationObjective(
+        critic, model.rollout, cost, project, low, high, config.values, config.batch_size, seed
+    )
 
 
 def make_imagination(policy: GoalPolicy, model: JEPA, cost: Cost, horizon: int) -> ImaginationObjective:
@@ -90,6 +91,16 @@ def untrained_policy(
             reader = SeenPair(Readout(size, num_values, recipe.readout.readout))
         policy = make_policy(model.embedding_shape, bounds, recipe.actor.architecture, reader)
         return policy.to(model.device)
+
+
+def take_over(policy: GoalPolicy, critic: Critic | None, readout: Readout | None) -> None:
+    """Give what ``policy`` reads, if it reads anything but embeddings, the weights of the trained critic or readout."""
+    if isinstance(policy.reader, Surroundings):
+        assert critic is not None
+        policy.reader.value_map.load_state_dict(critic.head.state_dict())
+    elif isinstance(policy.reader, SeenPair):
+        assert readout is not None
+        policy.reader.readout.load_state_dict(readout.state_dict())
 
 
 def starts_and_goals(

@@ -44,7 +44,7 @@ def evaluate_run(
     *,
     out: Path | None = None,
     modes: tuple[str, ...] | None = None,
-    policy: str = POLICIES[0],
+    policy: str | None = None,
     with_references: bool = True,
     planner: PlannerRecipe | None = None,
     evaluation: EvaluationRecipe | None = None,
@@ -60,7 +60,7 @@ def evaluate_run(
         out: where ``results.json`` and ``media/`` go; None is the run itself.
         modes: which modes of the agent, of "1", "2" and "2+1"; None is 1 and 2, or mode 2 alone where the recipe trains
             no policy.
-        policy: which of the run's policies acts in mode 1 or proposes in mode 2+1.
+        policy: which of the run's policies acts in mode 1 or proposes in mode 2+1; None takes the recipe's.
         with_references: also evaluate zero, random, straight line, expert and oracle.
         planner: settings of mode 2; None takes the recipe's.
         evaluation: tasks; None takes the recipe's.
@@ -76,11 +76,12 @@ def evaluate_run(
     out = out or run
     if modes is None:
         modes = ("2",) if recipe.actor is None else ("1", "2")
+    is_chosen, policy = policy is not None, policy or recipe.policy
     if recipe.actor is None and policy == POLICIES[0] and any("1" in mode for mode in modes):
         raise RunError(f"mode 1 must have a policy, got {run} of the recipe {recipe.name}, which trains none")
     planner = planner or recipe.planner
     evaluation = evaluation or recipe.evaluation
-    if policy != POLICIES[0] and modes == ("2",) and not planner.policy_proposal:
+    if is_chosen and policy != POLICIES[0] and modes == ("2",) and not planner.policy_proposal:
         raise ValueError(
             f"policy must be given with a mode that acts by it, 1 or 2+1, got {policy!r} with mode 2"
         )

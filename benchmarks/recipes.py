@@ -202,6 +202,43 @@ class ActorRecipe:
 
 
 @dataclass(frozen=True)
+class ImitationConfig:
+    """The policy and its training, whoever is imitated."""
+
+    train_steps: int = 2000  # updates, of each round
+    lr: float = 1e-3
+    batch_size: int = 256
+    hidden_dims: tuple[int, ...] | None = None  # of the policy; None: as the recipe's own
+    conv_channels: tuple[int, ...] | None = None  # likewise
+    noise: float | None = None  # likewise
+
+    def __post_init__(self) -> None:
+        check_architecture(**self.architecture({}))
+        counts = [f.name for f in dataclasses.fields(self) if f.type == "int"]
+        require_positive(self, *counts)
+        if not self.lr > 0:
+            raise ValueError(f"lr must be > 0, got {self.lr}")
+
+    def architecture(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Return arguments of :class:`GoalPolicy`: those of the run's ``own`` policy unless they are set here."""
+        ours = {name: getattr(self, name) for name in ("hidden_dims", "conv_channels", "noise")}
+        return {**own, **{name: value for name, value in ours.items() if value is not None}}
+
+
+@dataclass(frozen=True)
+class DaggerConfig(ImitationConfig):
+    """The planner is asked in closed loop."""
+
+    train_steps: int = 1000
+    lr: float = 2e-4  # small, to keep what the run's own policy knows; without an own start, rather 1e-3
+    own_start: bool = True  # start from the run's own policy where it is of the same architecture
+    rounds: int = 2  # the planner acts in the first unless there was a start, the policy in the others
+    episodes: int = 400  # worlds per round
+    num_steps: int = 40  # env steps per episode
+    ask_every: int = 4  # env steps from one plan to the next, where the policy acts
+
+
+@dataclass(frozen=True)
 class PlannerRecipe:
     """The Mode-2 planner and its model-predictive control."""
 
@@ -248,6 +285,9 @@ class Recipe:
     planner: PlannerRecipe = field(default_factory=PlannerRecipe)
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
     readout: ReadoutRecipe | None = None  # what the cost "task" reads
+    distill: DaggerConfig | None = (
+        None  # let the planner correct the policy; then that one is the agent's mode 1
+    )
 
     def __post_init__(self) -> None:
         asked = {"planner": self.planner.cost}
@@ -270,12 +310,19 @@ class Recipe:
         readers += [self.actor.reads] if self.actor is not None else []
         if self.readout is None and "readout" in readers:
             raise ValueError("a recipe whose critic or actor reads a readout must have one, got readout null")
+        if self.actor is None and self.distill is not None:
+            raise ValueError("recipe.distill must be null in a recipe without an actor, got settings")
         if self.actor is None and self.planner.policy_proposal:
             raise ValueError("planner.policy_proposal must be false in a recipe without an actor, got true")
         if self.critic is None and "critic" in self.planner.cost:
             raise ValueError(
                 f"planner.cost of a recipe without a critic must be a distance, got {self.planner.cost!r}"
             )
+
+    @property
+    def policy(self) -> str:
+        """Which of a run's policies is the agent's mode 1."""
+        return "imagination" if self.distill is None else "dagger"
 
 
 def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
@@ -315,6 +362,7 @@ _NESTED: dict[str, type] = {
     "CriticRecipe.values": ValueIterationConfig,
     "ActorRecipe.fit": FitConfig,
     "Recipe.readout": ReadoutRecipe,
+    "Recipe.distill": DaggerConfig,
     "ReadoutRecipe.fit": FitConfig,
     "ReadoutRecipe.readout": ReadoutConfig,
 }

@@ -106,7 +106,17 @@ def check_same_run(run: Path, recipe: Recipe, seed: int) -> None:
             f"{run} must be continued with the same seed {config['seed']}, got {seed}; choose another --out"
         )
     theirs, ours = config.get("recipe", {}), json.loads(json.dumps(dataclasses.asdict(recipe)))
-    trained = ("collect", "model", "objective", "world_model", "predictor", "readout", "critic", "actor")
+    trained = (
+        "collect",
+        "model",
+        "objective",
+        "world_model",
+        "predictor",
+        "readout",
+        "critic",
+        "actor",
+        "distill",
+    )
     changed = [key for key in trained if key in theirs and theirs[key] != ours[key]]
     if changed:
         raise RunError(

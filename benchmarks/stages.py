@@ -4,7 +4,8 @@
 2. predictor: refitted on cached embeddings with the encoder frozen;
 3. readout, where the recipe has one: what the task's own cost reads off an embedding;
 4. critic: steps to go, on cached embeddings or on shortest paths over them;
-5. actor: a policy trained in imagination against the critic, or the task's own cost.
+5. actor: a policy trained in imagination against the critic, or the task's own cost;
+6. distillation, where the recipe has it: the planner corrects the policy.
 
 Each stage resumes where a kill left it, and is skipped once its checkpoint exists.
 """
@@ -30,14 +31,16 @@ from benchmarks.diagnosing import (
     draw_spaced,
     draw_windows,
 )
+from benchmarks.distilling import distill_run
 from benchmarks.imagining import (
     make_imagination,
     make_value_iteration,
     starts_and_goals,
+    take_over,
     untrained_policy,
 )
 from benchmarks.path_graphs import build_path_graphs
-from benchmarks.policy_checkpoint import save_policy
+from benchmarks.policy_checkpoint import policy_folder, save_policy
 from benchmarks.preparation import (
     Windows,
     choose_episodes,
@@ -71,9 +74,9 @@ from worldmodel.distributed import rank_and_world_size, stop_process_group
 from worldmodel.jepa import JEPA
 from worldmodel.objectives import JEPAObjective
 from worldmodel.paths import PathConfig, PathGraph, PathPairs
-from worldmodel.readout import Readout, ReadoutObjective, SeenPair, load_readout, save_readout
+from worldmodel.readout import Readout, ReadoutObjective, load_readout, save_readout
 from worldmodel.training import BatchFn, FitConfig, fit
-from worldmodel.value_map import Surroundings
+from worldmodel.value_iteration import ValueIterationObjective
 
 OnStep = Callable[[str, int, int, Mapping[str, float]], None]  # stage, step, steps in all, scalars
 
@@ -117,6 +120,10 @@ def train_run(
     critic = None if recipe.critic is None else stages.critic(model, readout, recipe.critic)
     if recipe.actor is not None:
         stages.actor(model, critic, readout, recipe.actor)
+    if recipe.distill is not None and not (policy_folder(run, recipe.policy) / "config.json").exists():
+        began = time.perf_counter()
+        distill_run(run, recipe.distill, seed=seed, device=str(device), on_step=on_step)
+        write_config(run, recipe, seconds={"distill": time.perf_counter() - began})
 
 
 class _Stages:
@@ -309,31 +316,23 @@ class _Stages:
             torch.manual_seed(derive_seed(self.seed, "critic"))
             critic = Critic(model.embedding_shape, config.critic, readout=readout).to(self.device)
         seed = derive_seed(self.seed, "pairs")
+        module: PathObjective | CriticObjective | ValueIterationObjective
         if config.paths is not None:
             graphs = self.path_graphs(model, config.paths)
-            batches = PathPairs(graphs, config.batch_size, seed, config.starts_per_goal)
-            critic.set_statistics(*batches.statistics())
-            self._fit(PathObjective(critic), batches, {"path_length": 1.0}, config.fit, "critic")
-            save_critic(path, critic)
-            return critic
-        embeddings, _, offsets = self.cached(model)
-        pairs = GoalPairs(embeddings, offsets, config.critic, config.batch_size, seed)
-        if config.values is not None:
-            critic.set_statistics(embeddings.mean(0), embeddings.std(0))
-            model.requires_grad_(False)
-            values = make_value_iteration(
-                critic,
-                model,
-                self._cost(config.values.cost, model),
-                self.store.env["action"],
-                config.values,
-                config.batch_size,
-                derive_seed(self.seed, "candidates"),
-            )
-            self._fit(values, pairs, {"value": 1.0}, config.fit, "critic", values.update_target)
+            paths = PathPairs(graphs, config.batch_size, seed, config.starts_per_goal)
+            critic.set_statistics(*paths.statistics())
+            pairs: BatchFn = paths
+            module, term = PathObjective(critic), "path_length"
         else:
-            module = CriticObjective(critic)
-            self._fit(module, pairs, {"steps_to_go": 1.0}, config.fit, "critic", module.update_target)
+            embeddings, _, offsets = self.cached(model)
+            pairs = GoalPairs(embeddings, offsets, config.critic, config.batch_size, seed)
+            module, term = CriticObjective(critic), "steps_to_go"
+            if config.values is not None:
+                cost = self._cost(config.values.cost, model.requires_grad_(False))
+                bounds, seed = self.store.env["action"], derive_seed(self.seed, "candidates")
+                module, term = make_value_iteration(critic, model, cost, bounds, config, seed), "value"
+        after_step = None if isinstance(module, PathObjective) else module.update_target
+        self._fit(module, pairs, {term: 1.0}, config.fit, "critic", after_step)
         save_critic(path, critic)
         return critic
 
@@ -368,12 +367,7 @@ class _Stages:
         if (path / "config.json").exists():
             return
         policy = self.untrained_policy(model)
-        if isinstance(policy.reader, Surroundings):
-            assert critic is not None
-            policy.reader.value_map.load_state_dict(critic.head.state_dict())
-        elif isinstance(policy.reader, SeenPair):
-            assert readout is not None
-            policy.reader.readout.load_state_dict(readout.state_dict())
+        take_over(policy, critic, readout)
         model.requires_grad_(False)
         cost = self._cost(config.cost, model)
         seed = derive_seed(self.seed, "imagination")

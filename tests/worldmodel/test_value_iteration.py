@@ -21,9 +21,9 @@ def walk(embedding, actions):
     return embedding[:, None] + 0.1 * actions.cumsum(1)
 
 
-def objective(config, critic=None, project=lambda action: action.clamp(LOW, HIGH), seed=0):
+def objective(config, critic=None, project=lambda action: action.clamp(LOW, HIGH), batch_size=256, seed=0):
     critic = critic or Critic((1,), CriticConfig(head="mlp", hidden_dims=(64, 64), target_rate=0.05))
-    return ValueIterationObjective(critic, walk, HowFar(), project, LOW, HIGH, config, seed)
+    return ValueIterationObjective(critic, walk, HowFar(), project, LOW, HIGH, config, batch_size, seed)
 
 
 def batch(seed=0, num=256):
@@ -34,7 +34,10 @@ def batch(seed=0, num=256):
 def test_without_a_future_a_backup_is_the_cost_of_the_best_candidate():
     config = ValueIterationConfig(num_candidates=400, hold=2, discount=0.0)
     pairs = batch()
-    found = objective(config).backup(pairs["start"], pairs["goal"], step=3)
+    found, ahead = objective(config).backup(pairs["start"], pairs["goal"], step=3)
+    torch.testing.assert_close(
+        found, HowFar()(torch.stack([(pairs["start"] + ahead) / 2, ahead], 1), None, pairs["goal"])
+    )
     away = (pairs["start"] - pairs["goal"]).abs()[:, 0]
     best = torch.where(away > 0.2, 2 * away - 0.3, torch.zeros(()))  # .1, then .2 nearer
     is_far = away > 0.2
@@ -63,10 +66,10 @@ def test_values_are_the_discounted_future_of_the_cost(tmp_path):
 
 def test_values_are_a_function_of_the_step_and_train_the_critic_alone():
     pairs, config = batch(num=32), ValueIterationConfig()
-    one, two = objective(config), objective(config)
+    one, two = (objective(config, batch_size=32) for _ in range(2))
     two.critic.load_state_dict(one.critic.state_dict())
     two.target_head.load_state_dict(one.target_head.state_dict())
-    assert torch.equal(one(pairs, 5)["value"], two(pairs, 5)["value"])
+    assert torch.equal(one(pairs, 0)["value"], two(pairs, 0)["value"])
     assert not torch.equal(one(pairs, 5)["value"], one(pairs, 6)["value"])
     one(pairs, 5)["value"].backward()
     assert all(parameter.grad is not None for parameter in one.critic.parameters())
@@ -75,6 +78,27 @@ def test_values_are_a_function_of_the_step_and_train_the_critic_alone():
     one.critic.head.layers[0].weight.data.add_(1.0)
     one.update_target()
     torch.testing.assert_close(one.target_head.layers[0].weight, before + one.critic.config.target_rate)
+
+
+def test_starts_are_carried_on_to_where_the_best_candidate_led():
+    pairs = batch(num=200)
+    module = objective(ValueIterationConfig(carried=0.5, num_candidates=50), batch_size=200)
+    module(pairs, 0)
+    _, ahead = module.backup(pairs["start"], pairs["goal"], 0)
+    carried, goals = module.carried_start, module.carried_goal
+    assert carried.shape == (100, 1)
+    reached = torch.cat([ahead, pairs["start"][:100]])
+    aims = torch.cat([pairs["goal"], pairs["goal"][:100]])
+    nearest = (carried - reached.T).abs() + (goals - aims.T).abs()
+    assert (nearest.amin(1) == 0).all()  # each with the goal that it had
+    is_led = (nearest[:, :200] == 0).any(1)
+    assert 80 <= int(is_led.sum()) < 100  # the others begin afresh
+    resumed = objective(ValueIterationConfig(carried=0.5, num_candidates=50), batch_size=200)
+    resumed.load_state_dict(module.state_dict())
+    assert torch.equal(
+        resumed(batch(seed=1, num=200), 1)["value"], module(batch(seed=1, num=200), 1)["value"]
+    )
+    assert objective(ValueIterationConfig(carried=0.0)).carried_start.shape == (0, 1)
 
 
 def test_candidates_keep_the_bounds():
@@ -95,7 +119,8 @@ def test_candidates_keep_the_bounds():
         low,
         high,
         config,
-        0,
+        batch_size=10,
+        seed=0,
     )
     module.backup(*batch(num=10).values(), step=0)
     actions = seen[0]
@@ -110,6 +135,7 @@ def test_candidates_keep_the_bounds():
     [
         ({"num_candidates": 0}, "num_candidates must be >= 1, got 0"),
         ({"hold": 0}, "hold must be >= 1, got 0"),
+        ({"carried": 1.0}, r"carried must be in \[0, 1\), got 1.0"),
         ({"discount": 1.0}, r"discount must be in \[0, 1\), got 1.0"),
         ({"cost": "task+critic"}, "must not be the critic's own, got 'task"),
     ],
