@@ -93,14 +93,15 @@ def untrained_policy(
         return policy.to(model.device)
 
 
-def take_over(policy: GoalPolicy, critic: Critic | None, readout: Readout | None) -> None:
-    """Give what ``policy`` reads, if it reads anything but embeddings, the weights of the trained critic or readout."""
+def take_over(policy: GoalPolicy, critic: Critic | None, readout: Readout | None) -> GoalPolicy:
+    """Return ``policy`` after it was given the weights of the trained critic or readout, where it reads one."""
     if isinstance(policy.reader, Surroundings):
         assert critic is not None
         policy.reader.value_map.load_state_dict(critic.head.state_dict())
     elif isinstance(policy.reader, SeenPair):
         assert readout is not None
         policy.reader.readout.load_state_dict(readout.state_dict())
+    return policy
 
 
 def starts_and_goals(

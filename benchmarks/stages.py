@@ -366,10 +366,8 @@ class _Stages:
         path = self.run / "policy"
         if (path / "config.json").exists():
             return
-        policy = self.untrained_policy(model)
-        take_over(policy, critic, readout)
-        model.requires_grad_(False)
-        cost = self._cost(config.cost, model)
+        policy = take_over(self.untrained_policy(model), critic, readout)
+        cost = self._cost(config.cost, model.requires_grad_(False))
         seed = derive_seed(self.seed, "imagination")
         on_paths = self.recipe.critic
         if critic is not None and on_paths is not None and on_paths.paths is not None:

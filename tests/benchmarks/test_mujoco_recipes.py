@@ -10,10 +10,13 @@ import torch
 from benchmarks.agents import load_run, make_cost, task_rule
 from benchmarks.cli import main
 from benchmarks.distilling import DaggerConfig, distill_run
+from benchmarks.pipeline import evaluate_run
 from benchmarks.policy_checkpoint import load_policy, policy_folder
+from benchmarks.recipes import EvaluationRecipe
 from envs.mujoco.push_t import PushT
 from envs.two_rooms import TwoRooms
 from tests.benchmarks.runs import smoke_run
+from worldmodel.readout import SeenPair
 from worldmodel.value_map import Surroundings
 
 BRIEF = DaggerConfig(rounds=1, episodes=4, num_steps=2, ask_every=1, train_steps=2, batch_size=8)
@@ -46,6 +49,39 @@ def test_push_t_plans_and_trains_its_policy_by_the_distance_that_a_readout_sees(
     seen, there = run.readout(embeddings), run.readout(goal)[..., None, :]
     expected = PushT(block_in_proprio=True).seen_distance(seen, there).sum(-1)
     torch.testing.assert_close(found, expected)
+
+
+def test_push_t_s_critic_and_policy_read_what_its_cost_reads(tmp_path):
+    run = load_run(smoke_run("push-t-small"))
+    critic, policy = run.critic, load_policy(policy_folder(run.path, "imagination"))
+    assert isinstance(policy.reader, SeenPair)
+    for readout in (critic.readout, policy.reader.readout):
+        ours, theirs = readout.state_dict(), run.readout.state_dict()
+        assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    embedding, goal = torch.randn(2, 6, 32)
+    seen, there = run.readout.standardised(embedding), run.readout.standardised(goal)
+    torch.testing.assert_close(
+        critic.distance(embedding, goal), critic.config.scale * critic.head(seen, there)
+    )
+    torch.testing.assert_close(
+        policy(embedding, goal), policy.layers(torch.cat([seen, there], -1)).tanh()
+    )  # Push-T's bounds are -1 and 1
+    shutil.copytree(run.path, tmp_path / "run")
+    distill_run(tmp_path / "run", BRIEF)
+    distilled = load_policy(policy_folder(tmp_path / "run", "dagger"))
+    assert isinstance(distilled.reader, SeenPair)
+
+
+def test_where_the_recipe_has_it_the_planner_corrects_the_policy_and_that_one_is_evaluated(tmp_path):
+    run = smoke_run("point-maze-small")
+    corrected = load_policy(policy_folder(run, "dagger"))
+    own = load_policy(policy_folder(run, "imagination"))
+    assert not torch.equal(corrected.layers[0].weight, own.layers[0].weight)
+    few = EvaluationRecipe(num_tasks=2, num_steps=2)
+    settings = {"modes": ("1",), "with_references": False, "with_media": False, "evaluation": few}
+    for policy, used in ((None, "dagger"), ("imagination", "imagination")):
+        rows = evaluate_run(run, out=tmp_path / used, policy=policy, **settings)
+        assert [row["policy"] for row in rows] == [used]
 
 
 def test_a_task_whose_distance_is_not_seen_is_one_sentence(capsys):

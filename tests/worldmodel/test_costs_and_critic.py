@@ -13,6 +13,7 @@ from worldmodel.critic import (
     save_critic,
 )
 from worldmodel.probing import distance_rmse, fit_linear_probe
+from worldmodel.readout import Readout
 from worldmodel.training import FitConfig, fit
 
 B, N, H, D, A = 3, 5, 4, 6, 2
@@ -74,6 +75,23 @@ def test_a_critic_is_a_metric_but_for_the_symmetry_where_it_need_not_be(head):
         there, back = critic.distance(a, b), critic.distance(b, a)
         assert torch.allclose(there, back, rtol=1e-4) == (head == "metric")
         assert (critic.distance(a, c) <= critic.distance(a, b) + critic.distance(b, c) + 1e-4).all()
+
+
+def test_a_critic_that_reads_a_readout_has_one_and_keeps_it(tmp_path):
+    config = CriticConfig(head="mlp", reads="readout", hidden_dims=(8,))
+    with pytest.raises(ValueError, match="a critic that reads a readout must be given one, got None"):
+        Critic((2, 3), config)
+    readout = Readout(6, 4)
+    critic = Critic((2, 3), config, readout=readout)
+    assert not any(parameter.requires_grad for parameter in critic.readout.parameters())
+    save_critic(tmp_path / "critic", critic)
+    loaded = load_critic(tmp_path / "critic")
+    embeddings, actions, goal = futures((2, 3))
+    torch.testing.assert_close(loaded(embeddings, actions, goal), critic(embeddings, actions, goal))
+    with pytest.raises(ValueError, match="reads must be embedding or readout, got 'pixels'"):
+        CriticConfig(reads="pixels")
+    with pytest.raises(ValueError, match="reads must be embedding where the head is a value map"):
+        CriticConfig(reads="readout", head="value_map")
 
 
 def corridor(num_episodes=200, length=31, size=20, seed=0):
