@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.evaluation import make_mpc, simulator_bounds
 from benchmarks.policy_checkpoint import POLICIES, load_policy, policy_folder
 from benchmarks.recipes import PlannerRecipe, cost_terms, like
-from benchmarks.runs import require_part
+from benchmarks.runs import read_recipe, require_part
 from benchmarks.seeding import make_generator
 from envs.registration import make_simulator
 from envs.simulator import SeenTask, Simulator
@@ -59,6 +59,11 @@ class TrainedRun:
         """The trained cost-to-go."""
         hint = "its recipe trains none, or `worldmodel train` was not finished"
         return load_critic(require_part(self.path, "critic", hint), self.device)
+
+    @property
+    def policy(self) -> str:
+        """Which of the run's policies is the agent's mode 1."""
+        return read_recipe(self.path).policy
 
     @property
     def readout(self) -> Readout:
@@ -139,7 +144,7 @@ class LearnedActor:
         mode: ``"1"``, ``"2"``, or ``"2+1"``: the policy proposes the planner's first candidate.
         planner: planner of mode 2.
         seed: of the planner's samples and the policy's noise.
-        policy: which of the run's policies, see :data:`benchmarks.policy_checkpoint.POLICIES`.
+        policy: which of the run's policies, see :data:`benchmarks.policy_checkpoint.POLICIES`; None is the recipe's.
     """
 
     def __init__(
@@ -150,12 +155,12 @@ class LearnedActor:
         mode: str,
         planner: PlannerRecipe,
         seed: int,
-        policy: str = "imagination",
+        policy: str | None = None,
     ) -> None:
         self.run, self.simulator = run, simulator
         model, device = run.model, run.device
         bounds = simulator_bounds(simulator).to(device)
-        self.mode, self.policy = mode, policy
+        self.mode, self.policy = mode, policy or run.policy
         acting = "1" if mode == "1" else "2"
         needs_policy = "1" in mode or planner.policy_proposal
         has_memory = model.predictor.context > 0
@@ -168,7 +173,7 @@ class LearnedActor:
             model,
             bounds,
             mode=acting,
-            policy=_load_policy(run, policy) if needs_policy else None,
+            policy=_load_policy(run, self.policy) if needs_policy else None,
             mpc=make_mpc(planner, bounds, generator) if acting == "2" else None,
             cost=make_cost(planner.cost, run) if acting == "2" else None,
             empty_memory=model.empty_memory if has_memory else None,

@@ -72,14 +72,14 @@ class Cell:
         agent: "mode-2", "mode-1", "mode-2+1", or a reference row's name.
         planner: settings of mode 2.
         evaluation: the tasks.
-        policy: which of the run's policies.
+        policy: which of the run's policies; None is the recipe's.
     """
 
     labels: dict[str, Any]
     agent: str
     planner: PlannerRecipe
     evaluation: EvaluationRecipe
-    policy: str = "imagination"
+    policy: str | None = None
 
 
 @dataclass(frozen=True)

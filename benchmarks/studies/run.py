@@ -143,7 +143,7 @@ def _evaluate(
         tasks,
         agent=cell.agent,
         planner=cell.planner if plans else None,
-        policy=cell.policy if "1" in cell.agent else None,
+        policy=(cell.policy or trained.policy) if "1" in cell.agent else None,
         model=trained.path.name,
         seed=seed,
         device=str(trained.device),
