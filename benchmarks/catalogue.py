@@ -192,14 +192,14 @@ def point_maze_small() -> Recipe:
             starts_per_goal=16,
         ),
         actor=ActorRecipe(
-            FitConfig(num_steps=2000, lr=1e-3, checkpoint_every=100),
+            FitConfig(num_steps=1000, lr=1e-3, checkpoint_every=100),
             horizon=8,
             batch_size=256,
             noise=0.4,
             reads="value_map",
         ),
         # In a corner that it presses into, the policy has no gradient; its planner knows the way out.
-        distill=DaggerConfig(rounds=3, num_steps=80, ask_every=8),
+        distill=DaggerConfig(),
         evaluation=EvaluationRecipe(num_tasks=200, num_steps=150),
     )
 
