@@ -108,7 +108,7 @@ def train_run(
     if module is not None and recipe.actor is not None:
         stages.untrained_policy(module.model)
     if recipe.readout is not None:
-        task_rule(make_simulator(store.env["id"], **store.env["kwargs"]))
+        stages.rule()
     if rank == 0:  # what cannot be built has raised, and leaves no folder behind
         begin_run(run, recipe, seed=seed, device=str(device), store=store_facts(store))
     model = stages.world_model(module)
@@ -302,6 +302,7 @@ class _Stages:
             torch.manual_seed(derive_seed(self.seed, "readout"))
             readout = Readout(embeddings.shape[1], values.shape[1], config.readout).to(self.device)
         readout.set_statistics(embeddings, values)
+        readout.set_goal_values(self.rule(), values[:: max(1, len(values) // 4096)])
         batches = RowValues(embeddings, values, config.batch_size, derive_seed(self.seed, "readout rows"))
         self._fit(ReadoutObjective(readout), batches, {"readout": 1.0}, config.fit, "readout")
         save_readout(path, readout)
@@ -336,6 +337,10 @@ class _Stages:
         save_critic(path, critic)
         return critic
 
+    def rule(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the task's own distance between two proprioceptions; a ``ValueError`` where they do not show it."""
+        return task_rule(make_simulator(self.store.env["id"], **self.store.env["kwargs"]))
+
     def _cost(self, expression: str, model: JEPA) -> Cost:
         """Build a frozen cost of what earlier stages wrote."""
         return make_cost(expression, TrainedRun(self.run, model, self.store.env, self.device))
@@ -359,10 +364,7 @@ class _Stages:
         return self._graphs
 
     def actor(self, model: JEPA, critic: Critic | None, readout: Readout | None, config: ActorRecipe) -> None:
-        """Train the Mode-1 policy in imagination and write it, unless it exists.
-
-        Goals are frames of the same world as the start: any frame of the data, or of the same path graph.
-        """
+        """Train the Mode-1 policy in imagination towards frames of the start's own world, unless it exists."""
         path = self.run / "policy"
         if (path / "config.json").exists():
             return

@@ -124,21 +124,32 @@ class QuasimetricHead(MetricHead):
 
 
 class ValueHead(nn.Module):
-    """A network on start and goal side by side: any function of them.
+    """Two networks on start and goal side by side, any function of them; the value is their mean.
+
+    Minima over candidates prefer what a network underrates. Where that matters, :meth:`worst` believes the other one
+    (clipped double Q-learning: Fujimoto et al. 2018, arXiv 1802.09477).
 
     Args:
-        size: of an embedding, flat.
-        hidden_dims: of the network.
+        size: of what is seen of either.
+        hidden_dims: of the networks.
     """
 
     def __init__(self, size: int, hidden_dims: Sequence[int]) -> None:
         super().__init__()
-        self.layers = mlp([2 * size, *hidden_dims, 1])
+        self.networks = nn.ModuleList(mlp([2 * size, *hidden_dims, 1]) for _ in range(2))
+
+    def each(self, start: Tensor, goal: Tensor) -> Tensor:
+        """Return ``(2, ...)`` from ``start (..., D)`` to ``goal (..., D)``, broadcasting."""
+        both = torch.cat(torch.broadcast_tensors(start, goal), dim=-1)
+        return torch.stack([network(both)[..., 0] for network in self.networks])
 
     def forward(self, start: Tensor, goal: Tensor) -> Tensor:
-        """Return ``(...)`` from ``start (..., D)`` to ``goal (..., D)``, broadcasting."""
-        both = torch.cat(torch.broadcast_tensors(start, goal), dim=-1)
-        return self.layers(both)[..., 0]
+        """Return the mean ``(...)``."""
+        return self.each(start, goal).mean(0)
+
+    def worst(self, start: Tensor, goal: Tensor) -> Tensor:
+        """Return the larger of both, ``(...)``."""
+        return self.each(start, goal).amax(0)
 
 
 def _make_head(embedding_shape: Sequence[int], size: int, config: CriticConfig) -> nn.Module:
@@ -217,12 +228,14 @@ class Critic(Cost):
             goal: where to.
             head: another of the same shape, e.g. a moving average of this one's.
         """
-        return self.config.scale * (head or self.head)(self._seen(embedding), self._seen(goal))
+        return self.config.scale * (head or self.head)(*self.seen(embedding, goal))
 
-    def _seen(self, embedding: Tensor) -> Tensor:
+    def seen(self, embedding: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the head is shown of either, in units of its spread."""
         if self.readout is not None:
-            return self.readout.standardised(embedding)
-        return (embedding - self.get_buffer("mean")) / self.get_buffer("std")
+            return self.readout.pair(embedding, goal)
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        return (embedding - mean) / std, (goal - mean) / std
 
     def forward(self, embeddings: Tensor, actions: Tensor, goal: Tensor) -> Tensor:
         """Return the predicted steps to go after the last action, or their sum over the plan."""

@@ -50,6 +50,23 @@ class Readout(nn.Module):
         for name, size in (("embedding", embedding_dim), ("value", num_values)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))
+        self.register_buffer("is_of_goal", torch.ones(num_values))
+
+    def set_goal_values(self, rule: Callable[[Tensor, Tensor], Tensor], values: Tensor) -> None:
+        """Note which values of a goal ``rule`` reads at all: those whose change changes it.
+
+        A goal shows more than it asks for, such as where a pusher is while its block matters. Who learns from frames as
+        goals must not learn that the pusher is beside the block.
+
+        Args:
+            rule: as of :class:`ReadoutCost`.
+            values: ``(N, K)`` of the data.
+        """
+        near = values + 0.01 * self.get_buffer("value_std")
+        with torch.enable_grad():
+            goal = torch.cat([values.roll(1, 0), near]).requires_grad_(True)
+            (slope,) = torch.autograd.grad(rule(values.repeat(2, 1), goal).sum(), goal)
+        self.get_buffer("is_of_goal").copy_((slope.abs().amax(0) > 0).float())
 
     @torch.no_grad()
     def set_statistics(self, embeddings: Tensor, values: Tensor) -> None:
@@ -68,6 +85,10 @@ class Readout(nn.Module):
         """Read ``(..., K)`` off ``embedding (..., D)`` in units of the values' spread around their mean."""
         return (self(embedding) - self.get_buffer("value_mean")) / self.get_buffer("value_std")
 
+    def pair(self, start: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+        """Return :meth:`standardised` of either, with zeros for what does not matter of the goal."""
+        return self.standardised(start), self.standardised(goal) * self.get_buffer("is_of_goal")
+
 
 class SeenPair(nn.Module):
     """What a policy reads off start and goal where the cost reads them off, too: what a readout says of either.
@@ -83,7 +104,7 @@ class SeenPair(nn.Module):
 
     def forward(self, start: Tensor, goal: Tensor) -> Tensor:
         """Return ``(B, num_features)`` of ``start (B, D)`` and ``goal (B, D)``, flat."""
-        return torch.cat([self.readout.standardised(start), self.readout.standardised(goal)], dim=-1)
+        return torch.cat(self.readout.pair(start, goal), dim=-1)
 
 
 class ReadoutObjective(nn.Module):

@@ -7,8 +7,9 @@ is the cost of the best candidate plus the value of where it leads,
 
     V(s, g) = min_a  c(s_1 .. s_H, g) + discount^H V'(s_H, g),
 
-where candidates ``a`` are held for ``H`` steps and ``V'`` is a moving average of ``V``. Minima over whole candidates see
-around corners that the gradient of the cost does not: a pusher on the wrong side of a block has to go round it first.
+where candidates ``a`` are held for ``H`` steps and ``V'`` is a moving average of ``V``, the larger of two. Minima over
+whole candidates see around corners that the gradient of the cost does not: a pusher on the wrong side of a block has to
+go round it first.
 
 Part of the starts are not of the data but where the best candidates of earlier batches led: who acts by the values comes
 to places that the data seldom show.
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.costs import Cost
-from worldmodel.critic import Critic
+from worldmodel.critic import Critic, ValueHead
 
 AFRESH = 0.1  # share of the carried starts that begin again at a start of the data
 STRETCH = (
@@ -58,7 +59,7 @@ class ValueIterationObjective(nn.Module):
     """A critic, its moving-average target, and one backup of fitted value iteration.
 
     Args:
-        critic: the critic to train.
+        critic: the critic to train, with the head "mlp".
         rollout: ``(embedding (N, *D), actions (N, H, A)) -> (N, H, *D)``, imagination in a frozen world model.
         cost: sums a cost over the steps of a plan.
         project: moves actions ``(..., A)`` onto what is allowed.
@@ -82,7 +83,9 @@ class ValueIterationObjective(nn.Module):
         seed: int,
     ) -> None:
         super().__init__()
-        self.critic = critic
+        if not isinstance(critic.head, ValueHead):
+            raise ValueError(f"head of a critic by value iteration must be mlp, got {critic.config.head!r}")
+        self.critic, self.head = critic, critic.head
         self.target_head = copy.deepcopy(critic.head).requires_grad_(False)
         self.config, self.seed = config, seed
         size = math.prod(critic.embedding_shape)
@@ -106,7 +109,7 @@ class ValueIterationObjective(nn.Module):
             )
         target, ahead = self.backup(start, goal, step)
         self._carry(ahead, goal, fresh, step)
-        error = (self.critic.distance(start, goal) - target) / self.critic.config.scale
+        error = self.head.each(*self.critic.seen(start, goal)) - target / self.critic.config.scale
         return {"value": error.square().mean()}
 
     @torch.no_grad()
@@ -122,7 +125,7 @@ class ValueIterationObjective(nn.Module):
         ahead = rollout(starts.unflatten(1, shape), plans.flatten(0, 1)).unflatten(0, plans.shape[:2])
         paid = cost(ahead, plans, goal.unflatten(1, shape)[:, None])
         last = ahead[:, :, -1].flatten(2)
-        after = self.critic.distance(last, goal[:, None], head=self.target_head)
+        after = self.critic.config.scale * self.target_head.worst(*self.critic.seen(last, goal[:, None]))
         best, chosen = (paid + config.discount**config.hold * after).min(1)
         return best, last[torch.arange(num, device=last.device), chosen]
 

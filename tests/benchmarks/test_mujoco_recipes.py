@@ -59,7 +59,8 @@ def test_push_t_s_critic_and_policy_read_what_its_cost_reads(tmp_path):
         ours, theirs = readout.state_dict(), run.readout.state_dict()
         assert all(torch.equal(ours[name], value) for name, value in theirs.items())
     embedding, goal = torch.randn(2, 6, 32)
-    seen, there = run.readout.standardised(embedding), run.readout.standardised(goal)
+    assert run.readout.is_of_goal.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]  # the block, not the pusher
+    seen, there = run.readout.standardised(embedding), run.readout.standardised(goal) * run.readout.is_of_goal
     torch.testing.assert_close(
         critic.distance(embedding, goal), critic.config.scale * critic.head(seen, there)
     )

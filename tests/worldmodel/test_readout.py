@@ -9,6 +9,7 @@ from worldmodel.readout import (
     ReadoutConfig,
     ReadoutCost,
     ReadoutObjective,
+    SeenPair,
     load_readout,
     save_readout,
 )
@@ -70,3 +71,25 @@ def test_it_survives_the_disk_and_refuses_what_is_none(tmp_path):
         load_readout(tmp_path / "other")
     with pytest.raises(ValueError, match=r"hidden_dims of a readout must be >= 1, got \(0,\)"):
         ReadoutConfig(hidden_dims=(0,))
+
+
+def test_what_a_rule_does_not_read_of_the_goal_is_not_shown_of_it():
+    readout = Readout(6, 3)
+    values = torch.randn(100, 3)
+    readout.set_goal_values(
+        lambda here, goal: (here[..., 0] - goal[..., 0]).abs() + here[..., 1].abs(), values
+    )
+    assert readout.is_of_goal.tolist() == [1, 0, 0]
+
+    def near(here, goal):  # the last one matters where the first is right
+        first, last = (here - goal)[..., 0].abs(), (here - goal)[..., 2].abs()
+        return first + last * (1 - first / 0.1).clamp_min(0)
+
+    readout.set_goal_values(near, values)
+    assert readout.is_of_goal.tolist() == [1, 0, 1]
+    start, goal = torch.randn(2, 4, 6)
+    seen, there = readout.pair(start, goal)
+    torch.testing.assert_close(seen, readout.standardised(start))
+    assert (there[:, 1] == 0).all()
+    torch.testing.assert_close(there[:, [0, 2]], readout.standardised(goal)[:, [0, 2]])
+    torch.testing.assert_close(SeenPair(readout)(start, goal), torch.cat([seen, there], -1))

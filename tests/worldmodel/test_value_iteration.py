@@ -74,10 +74,10 @@ def test_values_are_a_function_of_the_step_and_train_the_critic_alone():
     one(pairs, 5)["value"].backward()
     assert all(parameter.grad is not None for parameter in one.critic.parameters())
     assert all(parameter.grad is None for parameter in one.target_head.parameters())
-    before = one.target_head.layers[0].weight.clone()
-    one.critic.head.layers[0].weight.data.add_(1.0)
+    before = one.target_head.networks[0][0].weight.clone()
+    one.critic.head.networks[0][0].weight.data.add_(1.0)
     one.update_target()
-    torch.testing.assert_close(one.target_head.layers[0].weight, before + one.critic.config.target_rate)
+    torch.testing.assert_close(one.target_head.networks[0][0].weight, before + one.critic.config.target_rate)
 
 
 def test_starts_are_carried_on_to_where_the_best_candidate_led():
