@@ -299,11 +299,12 @@ def push_t_small() -> Recipe:
             values=ValueIterationConfig(),
         ),
         actor=ActorRecipe(
-            FitConfig(num_steps=3000, lr=1e-3, checkpoint_every=500),
+            FitConfig(num_steps=6000, lr=1e-3, checkpoint_every=500),
             cost="task+critic",
             horizon=4,
             batch_size=256,
             hindsight=0.8,
+            carried=0.5,
             reads="readout",
         ),
         planner=PlannerRecipe(

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from benchmarks.cached_rows import RowPairs
 from benchmarks.policy_checkpoint import make_policy
-from benchmarks.recipes import CriticRecipe, Recipe
+from benchmarks.recipes import ActorRecipe, CriticRecipe, Recipe
 from benchmarks.seeding import derive_seed
 from planners.bounds import ActionBounds
 from planners.policy import GoalPolicy, ImaginationObjective
+from worldmodel.carrying import CarriedStarts
 from worldmodel.costs import Cost
 from worldmodel.critic import Critic, CriticConfig, GoalPairs, make_value_map
 from worldmodel.jepa import JEPA
@@ -52,8 +53,12 @@ def make_value_iteration(
     )
 
 
-def make_imagination(policy: GoalPolicy, model: JEPA, cost: Cost, horizon: int) -> ImaginationObjective:
+def make_imagination(
+    policy: GoalPolicy, model: JEPA, cost: Cost, config: ActorRecipe, seed: int
+) -> ImaginationObjective:
     """Build what trains ``policy`` to act in imagination so that ``cost`` is low; model and cost are frozen."""
+    num_carried, size = int(config.carried * config.batch_size), math.prod(model.embedding_shape)
+    carried = CarriedStarts(num_carried, size, seed).to(model.device) if num_carried else None
 
     def imagine_step(
         embedding: Tensor, action: Tensor, memory: ShortTermMemory | None
@@ -63,7 +68,7 @@ def make_imagination(policy: GoalPolicy, model: JEPA, cost: Cost, horizon: int) 
         memory = memory or model.empty_memory(len(embedding))
         return model.predict(embedding, action, memory=memory), model.remember(memory, embedding, action)
 
-    return ImaginationObjective(policy, imagine_step, cost, horizon=horizon)
+    return ImaginationObjective(policy, imagine_step, cost, horizon=config.horizon, carried=carried)
 
 
 def untrained_policy(

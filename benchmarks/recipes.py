@@ -179,11 +179,10 @@ class ActorRecipe:
     conv_channels: tuple[int, ...] = ()  # of 3 x 3 convolutions before them, where the embedding is a map
     noise: float = 0.0  # std around its actions where it acts in the world [half widths of the bounds]
     hindsight: float = (
-        0.0  # share of goals from the start's own trajectory, as far off as the critic's; not of paths
+        0.0  # share of goals from the start's own trajectory, far off as the critic's; not of paths
     )
-    reads: str = (
-        "embedding"  # or the values around it on the critic's "value_map", or what the "readout" says
-    )
+    carried: float = 0.0  # share of the starts that go on where the imagination of the last batch ended
+    reads: str = "embedding"  # or values around it on the critic's "value_map", or what the "readout" says
 
     def __post_init__(self) -> None:
         for name in ("hidden_dims", "conv_channels"):
@@ -191,8 +190,9 @@ class ActorRecipe:
         require_positive(self, "horizon", "batch_size")
         if self.reads not in POLICY_READS:
             raise ValueError(f"actor.reads must be one of {', '.join(POLICY_READS)}, got {self.reads!r}")
-        if not 0 <= self.hindsight <= 1:
-            raise ValueError(f"hindsight of the actor must be in [0, 1], got {self.hindsight}")
+        for name in ("hindsight", "carried"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} of the actor must be in [0, 1], got {getattr(self, name)}")
         check_architecture(**self.architecture)
 
     @property

@@ -385,7 +385,7 @@ class _Stages:
             batch = pairs(step)
             return {key: batch[key].unflatten(1, model.embedding_shape) for key in ("start", "goal")}
 
-        module = make_imagination(policy, model, cost, config.horizon)
+        module = make_imagination(policy, model, cost, config, seed)
         self._fit(module, batches, {"imagined_cost": 1.0}, config.fit, "actor")
         save_policy(path, policy)
 

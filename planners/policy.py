@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -178,6 +178,16 @@ def imagine(
     return torch.stack(embeddings, dim=1), torch.stack(actions, dim=1)
 
 
+class Carrying(Protocol):
+    """Lets the starts of a batch go on where the last imagination ended; a module with what it carries as buffers."""
+
+    def mix(self, batch: Mapping[str, Tensor], step: int) -> tuple[Tensor, Tensor]:
+        """Return starts and goals ``(M, D)`` of ``batch``, some of them carried on."""
+
+    def keep(self, ahead: Tensor, goal: Tensor, batch: Mapping[str, Tensor], step: int) -> None:
+        """Carry on places ``ahead (M, D)`` that were reached on the way to ``goal (M, D)``."""
+
+
 class ImaginationObjective(nn.Module):
     """The cost of what a policy imagines, without its noise, as a training objective.
 
@@ -186,19 +196,36 @@ class ImaginationObjective(nn.Module):
         step: one step of a frozen world model, differentiable in embedding and action.
         cost: a differentiable cost of imagined embeddings.
         horizon: imagined steps.
+        carried: what lets starts go on where imagination ended, see :class:`worldmodel.carrying.CarriedStarts`; None: all
+            are of the batch.
     """
 
-    def __init__(self, policy: GoalPolicy, step: StepFn, cost: EmbeddingCostFn, *, horizon: int = 4) -> None:
+    def __init__(
+        self,
+        policy: GoalPolicy,
+        step: StepFn,
+        cost: EmbeddingCostFn,
+        *,
+        horizon: int = 4,
+        carried: Carrying | None = None,
+    ) -> None:
         super().__init__()
         if horizon < 1:
             raise ValueError(f"horizon must be >= 1, got {horizon}")
         self.policy = policy
         self.horizon = horizon
+        self.carried = carried
         # Kept out of the module tree: the model and the cost are used, not trained or saved.
         self._step = (step,)
         self._cost = (cost,)
 
-    def forward(self, batch: Mapping[str, Tensor], step: int = 0) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return ``{"imagined_cost": mean cost}`` for ``batch["start"]`` and ``batch["goal"]``; ``step`` is not read."""
-        embeddings, actions = imagine(self.policy, self._step[0], batch["start"], batch["goal"], self.horizon)
-        return {"imagined_cost": self._cost[0](embeddings, actions, batch["goal"]).mean()}
+    def forward(self, batch: Mapping[str, Tensor], step: int = 0) -> dict[str, Tensor]:
+        """Return ``{"imagined_cost": mean cost}`` for ``batch["start"]`` and ``batch["goal"]``, ``(M, *D)``."""
+        start, goal = batch["start"], batch["goal"]
+        flat = {"start": start.flatten(1), "goal": goal.flatten(1)}
+        if self.carried is not None:
+            start, goal = (rows.view_as(start) for rows in self.carried.mix(flat, step))
+        embeddings, actions = imagine(self.policy, self._step[0], start, goal, self.horizon)
+        if self.carried is not None:
+            self.carried.keep(embeddings[:, -1].flatten(1), goal.flatten(1), flat, step)
+        return {"imagined_cost": self._cost[0](embeddings, actions, goal).mean()}

@@ -11,8 +11,7 @@ where candidates ``a`` are held for ``H`` steps and ``V'`` is a moving average o
 whole candidates see around corners that the gradient of the cost does not: a pusher on the wrong side of a block has to
 go round it first.
 
-Part of the starts are not of the data but where the best candidates of earlier batches led: who acts by the values comes
-to places that the data seldom show.
+Part of the starts are where the best candidates of earlier batches led (:mod:`worldmodel.carrying`).
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from worldmodel.carrying import CarriedStarts
 from worldmodel.costs import Cost
 from worldmodel.critic import Critic, ValueHead
 
-AFRESH = 0.1  # share of the carried starts that begin again at a start of the data
 STRETCH = (
     1.5  # of the box that candidates are drawn from, before they are clipped: many of the best are extreme
 )
@@ -88,10 +87,8 @@ class ValueIterationObjective(nn.Module):
         self.critic, self.head = critic, critic.head
         self.target_head = copy.deepcopy(critic.head).requires_grad_(False)
         self.config, self.seed = config, seed
-        size = math.prod(critic.embedding_shape)
-        self.num_carried = int(config.carried * batch_size)
-        for name in ("start", "goal"):  # buffers, so that a resumed training goes on with them
-            self.register_buffer(f"carried_{name}", torch.zeros(self.num_carried, size))
+        size, num_carried = math.prod(critic.embedding_shape), int(config.carried * batch_size)
+        self.carried = CarriedStarts(num_carried, size, seed + 1)
         # Kept out of the module tree: the model and the cost are used, not trained or saved.
         self._frozen = (rollout, cost, project, (low + high) / 2, (high - low) / 2)
 
@@ -100,15 +97,9 @@ class ValueIterationObjective(nn.Module):
 
         From the second step on the first of them are replaced by those that are carried on.
         """
-        fresh = {name: batch[name] for name in ("start", "goal")}
-        start, goal = fresh["start"], fresh["goal"]
-        if step > 0:
-            start, goal = (
-                torch.cat([self.get_buffer(f"carried_{name}"), rows[self.num_carried :]])
-                for name, rows in fresh.items()
-            )
+        start, goal = self.carried.mix(batch, step)
         target, ahead = self.backup(start, goal, step)
-        self._carry(ahead, goal, fresh, step)
+        self.carried.keep(ahead, goal, batch, step)
         error = self.head.each(*self.critic.seen(start, goal)) - target / self.critic.config.scale
         return {"value": error.square().mean()}
 
@@ -128,16 +119,6 @@ class ValueIterationObjective(nn.Module):
         after = self.critic.config.scale * self.target_head.worst(*self.critic.seen(last, goal[:, None]))
         best, chosen = (paid + config.discount**config.hold * after).min(1)
         return best, last[torch.arange(num, device=last.device), chosen]
-
-    @torch.no_grad()
-    def _carry(self, ahead: Tensor, goal: Tensor, fresh: Mapping[str, Tensor], step: int) -> None:
-        """Keep some of the places that were reached, with their goals, for the next batch."""
-        num = self.num_carried
-        generator = torch.Generator().manual_seed(1_000_003 * self.seed + step + 500_000)
-        kept = torch.randperm(len(ahead), generator=generator)[:num].to(ahead.device)
-        begins = (torch.rand(num, 1, generator=generator) < AFRESH).to(ahead.device)
-        self.get_buffer("carried_start").copy_(torch.where(begins, fresh["start"][:num], ahead[kept]))
-        self.get_buffer("carried_goal").copy_(torch.where(begins, fresh["goal"][:num], goal[kept]))
 
     @torch.no_grad()
     def update_target(self) -> None:

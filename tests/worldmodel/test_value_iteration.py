@@ -85,7 +85,7 @@ def test_starts_are_carried_on_to_where_the_best_candidate_led():
     module = objective(ValueIterationConfig(carried=0.5, num_candidates=50), batch_size=200)
     module(pairs, 0)
     _, ahead = module.backup(pairs["start"], pairs["goal"], 0)
-    carried, goals = module.carried_start, module.carried_goal
+    carried, goals = module.carried.start, module.carried.goal
     assert carried.shape == (100, 1)
     reached = torch.cat([ahead, pairs["start"][:100]])
     aims = torch.cat([pairs["goal"], pairs["goal"][:100]])
@@ -98,7 +98,7 @@ def test_starts_are_carried_on_to_where_the_best_candidate_led():
     assert torch.equal(
         resumed(batch(seed=1, num=200), 1)["value"], module(batch(seed=1, num=200), 1)["value"]
     )
-    assert objective(ValueIterationConfig(carried=0.0)).carried_start.shape == (0, 1)
+    assert objective(ValueIterationConfig(carried=0.0)).carried.start.shape == (0, 1)
 
 
 def test_candidates_keep_the_bounds():

@@ -63,7 +63,9 @@ def test_it_survives_the_disk_and_needs_a_map(tmp_path):
     assert torch.equal(load_critic(tmp_path / "critic").distance(a, b), critic.distance(a, b))
     with pytest.raises(ValueError, match=r"a value map must be of a feature map \(C, h, w\), got \(36,\)"):
         Critic((36,), CriticConfig(head="value_map"))
-    with pytest.raises(ValueError, match="head must be one of metric, quasimetric, value_map, mlp, got 'values'"):
+    with pytest.raises(
+        ValueError, match="head must be one of metric, quasimetric, value_map, mlp, got 'values'"
+    ):
         CriticConfig(head="values")
 
 
