@@ -28,9 +28,7 @@ from worldmodel.carrying import CarriedStarts
 from worldmodel.costs import Cost
 from worldmodel.critic import Critic, ValueHead
 
-STRETCH = (
-    1.5  # of the box that candidates are drawn from, before they are clipped: many of the best are extreme
-)
+STRETCH = 1.5  # of the box that candidates are drawn from before they are clipped: the best are often extreme
 
 
 @dataclass(frozen=True)
