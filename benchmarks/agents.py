@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.cost_names import cost_terms
 from benchmarks.evaluation import make_mpc, simulator_bounds
 from benchmarks.policy_checkpoint import POLICIES, load_policy, policy_folder
-from benchmarks.recipes import PlannerRecipe, cost_terms, like
+from benchmarks.recipes import PlannerRecipe, like
 from benchmarks.runs import read_recipe, require_part
 from benchmarks.seeding import make_generator
 from envs.registration import make_simulator
@@ -198,7 +199,7 @@ class LearnedActor:
 def _load_policy(run: TrainedRun, name: str) -> GoalPolicy:
     require_known("policy", name, POLICIES)
     hint = "its recipe trains none, or `worldmodel train` was not finished"
-    if name != "imagination":
+    if name not in ("imagination", run.policy):
         hint = f"`worldmodel distill {run.path} --method {name}` trains it"
     return load_policy(require_part(run.path, policy_folder(run.path, name).name, hint), run.device)
 

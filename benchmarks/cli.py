@@ -194,10 +194,12 @@ def distill(arguments: argparse.Namespace) -> int:
     from benchmarks.runs import read_recipe
 
     run = Path(arguments.run)
+    recipe = read_recipe(run)
     planner = with_planner(
-        read_recipe(run).planner, arguments.planner, list(key_values(arguments.planner_args).items())
+        recipe.planner, arguments.planner, list(key_values(arguments.planner_args).items())
     )
-    config = with_settings(METHODS[arguments.method](), key_values(arguments.settings))
+    own = recipe.distill if arguments.method == "dagger" else None
+    config = with_settings(own or METHODS[arguments.method](), key_values(arguments.settings))
     console = make_console(arguments.quiet)
     with progress_bar(console, "steps") as update:
         facts = distill_run(

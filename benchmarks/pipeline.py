@@ -81,7 +81,7 @@ def evaluate_run(
         raise RunError(f"mode 1 must have a policy, got {run} of the recipe {recipe.name}, which trains none")
     planner = planner or recipe.planner
     evaluation = evaluation or recipe.evaluation
-    if is_chosen and policy != POLICIES[0] and modes == ("2",) and not planner.policy_proposal:
+    if is_chosen and modes == ("2",) and not planner.policy_proposal:
         raise ValueError(
             f"policy must be given with a mode that acts by it, 1 or 2+1, got {policy!r} with mode 2"
         )

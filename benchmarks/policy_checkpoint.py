@@ -14,7 +14,11 @@ from worldmodel.checkpoint import CheckpointError, load_folder, load_state, save
 from worldmodel.readout import SeenPair, make_readout, readout_sizes
 from worldmodel.value_map import Surroundings, ValueMap
 
-POLICIES = ("imagination", "dagger", "inverse")  # the recipe's own, and what `distill` adds
+POLICIES = (
+    "imagination",
+    "dagger",
+    "inverse",
+)  # by the recipe the first, or the second; `distill` adds what is missing
 
 
 def policy_folder(run: Path, name: str) -> Path:
@@ -61,7 +65,7 @@ def save_policy(path: Path, policy: GoalPolicy) -> None:
         },
     }
     if isinstance(policy.reader, Surroundings):
-        settings = ("embedding_shape", "channels", "hidden_channels", "num_iterations")
+        settings = ("embedding_shape", "channels", "hidden_channels", "num_iterations", "sharpness")
         config["value_map"] = {name: getattr(policy.reader.value_map, name) for name in settings}
     if isinstance(policy.reader, SeenPair):
         config["readout"] = readout_sizes(policy.reader.readout)
@@ -78,7 +82,7 @@ def load_policy(path: Path, device: torch.device | str = "cpu") -> GoalPolicy:
     try:
         reader: nn.Module | None = None
         if "value_map" in config:
-            reader = Surroundings(ValueMap(**config["value_map"]))
+            reader = Surroundings(ValueMap(**{"sharpness": 1.0, **config["value_map"]}))
         elif "readout" in config:
             reader = SeenPair(make_readout(config["readout"]))
         architecture = {

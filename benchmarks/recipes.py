@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.cost_names import cost_terms
 from planners.policy import check_architecture
 from worldmodel.critic import CriticConfig
 from worldmodel.jepa import require_known
@@ -30,26 +31,6 @@ def require_positive(config: object, *names: str) -> None:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-COSTS = ("critic", "summed_critic", "task", "last_distance", "summed_distance", "action_effort")
-
-
-def cost_terms(expression: str) -> list[tuple[float, str]]:
-    """Return the weights and names that ``"critic+0.1*action_effort"`` sums up.
-
-    Raises:
-        ValueError: an unknown cost (the message names the nearest known one) or a weight that is no number.
-    """
-    terms = []
-    for part in expression.split("+"):
-        weight_text, star, name = part.strip().rpartition("*")
-        require_known("cost", name.strip(), COSTS)
-        try:
-            terms.append((float(weight_text) if star else 1.0, name.strip()))
-        except ValueError:
-            raise ValueError(f"weight of a cost must be a number, got {weight_text!r}") from None
-    return terms
 
 
 @dataclass(frozen=True)
@@ -150,6 +131,8 @@ class CriticRecipe:
             raise ValueError(
                 "a critic must be trained on paths or by value iteration, got critic.paths and critic.values"
             )
+        if self.values is not None and self.critic.head != "mlp":
+            raise ValueError(f"head of a critic by value iteration must be mlp, got {self.critic.head!r}")
 
 
 @dataclass(frozen=True)
@@ -244,7 +227,7 @@ class PlannerRecipe:
 
     name: str = "cem"
     args: dict[str, Any] = field(default_factory=dict)
-    cost: str = "summed_critic"  # names of COSTS, weighted: "critic+0.1*action_effort"
+    cost: str = "summed_critic"  # of benchmarks.cost_names, weighted: "critic+0.1*action_effort"
     horizon: int = 8  # [env steps]
     action_repeat: int = 2  # [env steps]
     execute: int = 2  # env steps per plan
@@ -308,6 +291,16 @@ class Recipe:
             raise ValueError("a recipe with the cost 'task' must have a readout, got readout null")
         readers = [self.critic.critic.reads] if self.critic is not None else []
         readers += [self.actor.reads] if self.actor is not None else []
+        if self.critic is not None and self.critic.paths is not None:
+            if "readout" in readers:
+                raise ValueError(
+                    "neither critic nor actor must read a readout where critic.paths is given, got readout"
+                )
+            if self.actor is not None and (self.actor.hindsight or self.actor.carried):
+                raise ValueError(
+                    "actor.hindsight and actor.carried must be 0 where critic.paths is given, "
+                    f"got {self.actor.hindsight} and {self.actor.carried}"
+                )
         if self.readout is None and "readout" in readers:
             raise ValueError("a recipe whose critic or actor reads a readout must have one, got readout null")
         if self.actor is None and self.distill is not None:

@@ -1,6 +1,6 @@
 """A run: the folder that holds what was trained, how, and what came of it.
 
-``config.json  metrics.jsonl  model/  critic/  policy/  results.json  media/  report.html``
+``config.json  metrics.jsonl  model/  readout/  critic/  policy/  policy-dagger/  results.json  media/  report.html``
 """
 
 from __future__ import annotations

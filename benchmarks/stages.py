@@ -3,11 +3,11 @@
 1. world model: encoder and predictor jointly, on windows of frames;
 2. predictor: refitted on cached embeddings with the encoder frozen;
 3. readout, where the recipe has one: what the task's own cost reads off an embedding;
-4. critic: steps to go, on cached embeddings or on shortest paths over them;
+4. critic: steps to go, on cached embeddings or on shortest paths over them, or what a cost will sum up to;
 5. actor: a policy trained in imagination against the critic, or the task's own cost;
 6. distillation, where the recipe has it: the planner corrects the policy.
 
-Each stage resumes where a kill left it, and is skipped once its checkpoint exists.
+Each stage but the last resumes where a kill left it; all are skipped once their checkpoint exists.
 """
 
 from __future__ import annotations

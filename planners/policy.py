@@ -1,8 +1,8 @@
 """Mode 1: a goal-conditioned policy that acts from the embedding alone, without planning.
 
-It is trained in imagination: from embeddings of the data, the policy acts in the world model for a few steps and the
-cost of the imagined embeddings is backpropagated through the model into the policy (LeCun 2022, section 3.1.1; the
-gradient through a learned model is that of Nguyen & Widrow 1989). No action labels are needed.
+It is trained in imagination: from embeddings of the data, or where it came to from there, the policy acts in the world
+model for a few steps and the cost of the imagined embeddings is backpropagated through the model into the policy (LeCun
+2022, section 3.1.1; the gradient through a learned model is that of Nguyen & Widrow 1989). No action labels are needed.
 
 In the world the policy may act with noise. One that misjudges an obstacle by a little presses against it forever, and
 the shortest way leads along obstacles; a little noise slips past them.

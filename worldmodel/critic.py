@@ -52,6 +52,7 @@ class CriticConfig:
         256,
     )  # of phi; of a value map the first is what its convolutions have
     num_iterations: int = 24  # how far a value map spreads [positions of the map]
+    sharpness: float = 4.0  # of its attention; at 1 some seeds never get beyond looking everywhere
     max_lag: int = 8  # n of the n-step targets is uniform in 1 .. max_lag
     hindsight: float = 0.6  # share of goals from the same trajectory; the rest are random frames
     hindsight_mean: float = 25.0  # mean offset of a hindsight goal, geometric [steps]
@@ -77,8 +78,9 @@ class CriticConfig:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if any(width < 1 for width in self.hidden_dims):
             raise ValueError(f"hidden_dims must be >= 1, got {self.hidden_dims}")
-        if not self.scale > 0:
-            raise ValueError(f"scale must be > 0, got {self.scale}")
+        for name in ("scale", "sharpness"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
         if not self.hindsight_mean >= 1:
             raise ValueError(f"hindsight_mean must be >= 1, got {self.hindsight_mean}")
 
@@ -174,11 +176,12 @@ def make_value_map(embedding_shape: Sequence[int], config: CriticConfig) -> Valu
         channels=config.feature_dim,
         hidden_channels=config.hidden_dims[0],
         num_iterations=config.num_iterations,
+        sharpness=config.sharpness,
     )
 
 
 class Critic(Cost):
-    """Predicted steps to go between embeddings; as a cost, the steps to go from the last imagined embedding.
+    """Predicted steps to go between embeddings, or what a cost will sum up to; as a cost, from the last imagined one.
 
     Args:
         embedding_shape: ``(D,)`` or ``(C, h, w)``, flattened.
@@ -365,7 +368,9 @@ def load_critic(path: Path | str, device: torch.device | str = "cpu") -> Critic:
     config, tensors = load_folder(path, "critic")
     try:
         readout = make_readout(config["reads"]) if "reads" in config else None
-        critic = Critic(config["embedding_shape"], CriticConfig(**config["critic"]), readout=readout)
+        critic = Critic(
+            config["embedding_shape"], CriticConfig(**{"sharpness": 1.0, **config["critic"]}), readout=readout
+        )
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"config.json must describe a critic, got {path}: {error}") from error
     load_state(critic, tensors, path)

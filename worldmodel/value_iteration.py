@@ -35,7 +35,7 @@ STRETCH = 1.5  # of the box that candidates are drawn from before they are clipp
 class ValueIterationConfig:
     """What a value is: of which cost, how far it looks, and among how many candidates it chooses."""
 
-    cost: str = "task"  # a cost that says nothing of the future beyond a plan, see benchmarks.recipes.COSTS
+    cost: str = "task"  # a cost that says nothing of the future beyond a plan, see benchmarks.cost_names
     num_candidates: int = 12  # random actions per start
     hold: int = 2  # steps for which a candidate is held, H
     discount: float = 0.975  # per step: what is 1 / (1 - discount) steps ahead still counts
@@ -65,6 +65,9 @@ class ValueIterationObjective(nn.Module):
         config: candidates and discount.
         batch_size: of every batch, ``M``.
         seed: what is drawn is a function of ``(seed, step)``.
+
+    Raises:
+        ValueError: the critic has another head, or a bound is not finite.
     """
 
     def __init__(
@@ -82,11 +85,15 @@ class ValueIterationObjective(nn.Module):
         super().__init__()
         if not isinstance(critic.head, ValueHead):
             raise ValueError(f"head of a critic by value iteration must be mlp, got {critic.config.head!r}")
+        if not bool(torch.isfinite(torch.stack([low, high])).all()):
+            raise ValueError(
+                f"action bounds of value iteration must be finite, got low {low.tolist()} and high {high.tolist()}"
+            )
         self.critic, self.head = critic, critic.head
         self.target_head = copy.deepcopy(critic.head).requires_grad_(False)
         self.config, self.seed = config, seed
         size, num_carried = math.prod(critic.embedding_shape), int(config.carried * batch_size)
-        self.carried = CarriedStarts(num_carried, size, seed + 1)
+        self.carried = CarriedStarts(num_carried, size, seed + 1).to(low.device)
         # Kept out of the module tree: the model and the cost are used, not trained or saved.
         self._frozen = (rollout, cost, project, (low + high) / 2, (high - low) / 2)
 

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 MOVES = tuple((row, col) for row in (0, 1, 2) for col in (0, 1, 2) if (row, col) != (1, 1))
 FAR = 1e4  # beyond the edge of the map
-SHARPNESS = 4.0  # of the attention that finds the agent; at 1 some seeds never get beyond looking everywhere
 
 
 class ValueMap(nn.Module):
@@ -29,6 +28,7 @@ class ValueMap(nn.Module):
         channels: maps of ways, each with costs of its own, and local features that are read beside them.
         hidden_channels: of the convolutions that read a map.
         num_iterations: how long ways may be [positions].
+        sharpness: of the attention that finds the agent, a factor of its logits.
     """
 
     def __init__(
@@ -38,12 +38,14 @@ class ValueMap(nn.Module):
         channels: int = 8,
         hidden_channels: int = 32,
         num_iterations: int = 24,
+        sharpness: float = 4.0,
     ) -> None:
         super().__init__()
         if len(embedding_shape) != 3:
             raise ValueError(f"a value map must be of a feature map (C, h, w), got {tuple(embedding_shape)}")
         self.embedding_shape = tuple(embedding_shape)
         self.channels, self.hidden_channels, self.num_iterations = channels, hidden_channels, num_iterations
+        self.sharpness = sharpness
         features = embedding_shape[0]
         self.costs = nn.Sequential(
             nn.Conv2d(features, hidden_channels, 3, padding=1),
@@ -102,7 +104,7 @@ class ValueMap(nn.Module):
     def places(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Return where the agent may be, logits ``(M, P)``, and features of every position, ``(M, K, P)``."""
         found = self.place(maps).flatten(2)
-        return SHARPNESS * found[:, 0], found[:, 1:]
+        return self.sharpness * found[:, 0], found[:, 1:]
 
 
 class Surroundings(nn.Module):
