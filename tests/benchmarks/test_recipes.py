@@ -58,7 +58,7 @@ def test_overrides_reach_any_depth_and_keep_types():
         (["planner.cost=task"], "a recipe with the cost 'task' must have a readout, got readout null"),
         (["actor.cost=task"], "a recipe with the cost 'task' must have a readout, got readout null"),
         (
-            ['critic.values={"hold": 1}'],
+            ['critic.values={"hold": 1}', "critic.critic.head=mlp"],
             "a recipe with the cost 'task' must have a readout, got readout null",
         ),
         (["actor.reads=walls"], "actor.reads must be one of embedding, value_map, readout, got 'walls'"),
