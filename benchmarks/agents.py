@@ -130,9 +130,7 @@ def task_rule(simulator: Simulator) -> Callable[[Tensor, Tensor], Tensor]:
             f"got {simulator.env_id}"
         )
     nothing = torch.zeros(1, simulator.proprio_dim, device=simulator.device)
-    simulator.seen_distance(
-        nothing, nothing
-    )  # raises here, before anything is trained, what it would raise later
+    simulator.seen_distance(nothing, nothing)  # raises before anything is trained what it would raise later
     return simulator.seen_distance
 
 

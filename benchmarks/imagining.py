@@ -110,18 +110,18 @@ def take_over(policy: GoalPolicy, critic: Critic | None, readout: Readout | None
 
 
 def starts_and_goals(
-    embeddings: Tensor, offsets: Tensor, config: CriticConfig, hindsight: float, batch_size: int, seed: int
+    embeddings: Tensor, offsets: Tensor, critic: CriticConfig | None, config: ActorRecipe, seed: int
 ) -> BatchFn:
     """Return batches of ``start`` and ``goal (batch_size, D)``, which a policy imagines from.
 
     Args:
         embeddings: ``(rows, D)``, all frames, episode after episode.
         offsets: ``(E + 1,)`` first row of each episode, and the number of rows.
-        config: how far off goals of the start's own trajectory are.
-        hindsight: share of those; the others are any frames.
-        batch_size: pairs per batch.
+        critic: how far off goals of the start's own trajectory are; None is a critic's default.
+        config: the share of those, the others are any frames; and the pairs per batch.
         seed: batches are a function of ``(seed, step)``.
     """
-    if hindsight == 0:
-        return RowPairs(embeddings, batch_size, seed)
-    return GoalPairs(embeddings, offsets, dataclasses.replace(config, hindsight=hindsight), batch_size, seed)
+    if config.hindsight == 0:
+        return RowPairs(embeddings, config.batch_size, seed)
+    settings = dataclasses.replace(critic or CriticConfig(), hindsight=config.hindsight)
+    return GoalPairs(embeddings, offsets, settings, config.batch_size, seed)

@@ -268,9 +268,7 @@ class Recipe:
     planner: PlannerRecipe = field(default_factory=PlannerRecipe)
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
     readout: ReadoutRecipe | None = None  # what the cost "task" reads
-    distill: DaggerConfig | None = (
-        None  # let the planner correct the policy; then that one is the agent's mode 1
-    )
+    distill: DaggerConfig | None = None  # the planner corrects the policy, and that one is the agent's mode 1
 
     def __post_init__(self) -> None:
         asked = {"planner": self.planner.cost}
@@ -304,7 +302,7 @@ class Recipe:
         if self.readout is None and "readout" in readers:
             raise ValueError("a recipe whose critic or actor reads a readout must have one, got readout null")
         if self.actor is None and self.distill is not None:
-            raise ValueError("recipe.distill must be null in a recipe without an actor, got settings")
+            raise ValueError("distill must be null in a recipe without an actor, got settings")
         if self.actor is None and self.planner.policy_proposal:
             raise ValueError("planner.policy_proposal must be false in a recipe without an actor, got true")
         if self.critic is None and "critic" in self.planner.cost:

@@ -62,7 +62,6 @@ from worldmodel.checkpoint import load_jepa, save_jepa
 from worldmodel.costs import Cost
 from worldmodel.critic import (
     Critic,
-    CriticConfig,
     CriticObjective,
     GoalPairs,
     PathObjective,
@@ -371,15 +370,14 @@ class _Stages:
         policy = take_over(self.untrained_policy(model), critic, readout)
         cost = self._cost(config.cost, model.requires_grad_(False))
         seed = derive_seed(self.seed, "imagination")
-        on_paths = self.recipe.critic
-        if critic is not None and on_paths is not None and on_paths.paths is not None:
+        ours = self.recipe.critic
+        if critic is not None and ours is not None and ours.paths is not None:
             policy.set_statistics(critic.get_buffer("mean"), critic.get_buffer("std"))
-            graphs = self.path_graphs(model, on_paths.paths)
-            pairs: BatchFn = PathPairs(graphs, config.batch_size, seed, on_paths.starts_per_goal)
+            graphs = self.path_graphs(model, ours.paths)
+            pairs: BatchFn = PathPairs(graphs, config.batch_size, seed, ours.starts_per_goal)
         else:
             embeddings, _, offsets = self.cached(model)
-            settings = CriticConfig() if on_paths is None else on_paths.critic
-            pairs = starts_and_goals(embeddings, offsets, settings, config.hindsight, config.batch_size, seed)
+            pairs = starts_and_goals(embeddings, offsets, None if ours is None else ours.critic, config, seed)
 
         def batches(step: int) -> dict[str, Tensor]:
             batch = pairs(step)

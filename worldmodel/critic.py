@@ -41,10 +41,8 @@ HEADS = ("metric", "quasimetric", "value_map", "mlp")
 class CriticConfig:
     """Architecture and objective of the critic."""
 
-    head: str = (
-        "metric"  # of HEADS; a quasimetric need not be symmetric, a value map is of feature maps only,
-    )
-    # and an mlp need not be a distance
+    # Of HEADS. A quasimetric need not be symmetric, a value map is of feature maps only, an mlp need not be a distance.
+    head: str = "metric"
     reads: str = "embedding"  # or what a "readout" says of it, as the cost does
     feature_dim: int = 32  # size of phi, or value maps
     hidden_dims: tuple[int, ...] = (
@@ -58,9 +56,7 @@ class CriticConfig:
     hindsight_mean: float = 25.0  # mean offset of a hindsight goal, geometric [steps]
     expectile: float = 0.9  # weight of the error where the critic overestimates the steps; 0.5 is symmetric
     target_rate: float = 0.01  # share of the online weights entering the target per step
-    scale: float = (
-        1.0  # steps per unit of distance between features, or cost per unit of what the mlp returns
-    )
+    scale: float = 1.0  # steps per unit of distance between features, or cost per unit of the mlp's output
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_dims", tuple(self.hidden_dims))

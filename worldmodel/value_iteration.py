@@ -89,7 +89,7 @@ class ValueIterationObjective(nn.Module):
             raise ValueError(
                 f"action bounds of value iteration must be finite, got low {low.tolist()} and high {high.tolist()}"
             )
-        self.critic, self.head = critic, critic.head
+        self.critic = critic
         self.target_head = copy.deepcopy(critic.head).requires_grad_(False)
         self.config, self.seed = config, seed
         size, num_carried = math.prod(critic.embedding_shape), int(config.carried * batch_size)
@@ -105,7 +105,9 @@ class ValueIterationObjective(nn.Module):
         start, goal = self.carried.mix(batch, step)
         target, ahead = self.backup(start, goal, step)
         self.carried.keep(ahead, goal, batch, step)
-        error = self.head.each(*self.critic.seen(start, goal)) - target / self.critic.config.scale
+        head = self.critic.head
+        assert isinstance(head, ValueHead)
+        error = head.each(*self.critic.seen(start, goal)) - target / self.critic.config.scale
         return {"value": error.square().mean()}
 
     @torch.no_grad()

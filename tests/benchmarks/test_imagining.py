@@ -2,10 +2,14 @@
 
 import torch
 
+from benchmarks.catalogue import resolve
+from benchmarks.collecting import collect_store
+from benchmarks.stages import train_run
 from planners.policy import GoalPolicy, ImaginationObjective
 from worldmodel.carrying import CarriedStarts
 
 NUM, HORIZON = 40, 3
+PARTS = ("critic", "policy")
 
 
 def objective(carried):
@@ -50,3 +54,19 @@ def test_a_resumed_training_goes_on_with_the_same_starts():
     assert torch.equal(one(batch(1), 1)["imagined_cost"], two(batch(1), 1)["imagined_cost"])
     alone = objective(None)[0]
     assert not torch.equal(alone(batch(1), 1)["imagined_cost"], one(batch(1), 1)["imagined_cost"])
+
+
+def test_a_policy_is_trained_on_the_goals_and_starts_that_its_recipe_says(tmp_path):
+    trained = {}
+    for name, settings in (
+        ("as it is", []),
+        ("goals", ["actor.hindsight=0.0"]),
+        ("starts", ["actor.carried=0.0"]),
+    ):
+        recipe = resolve("push-t-small", "smoke", settings)
+        store = collect_store(recipe.collect, tmp_path / "data", seed=0)
+        train_run(recipe, store, tmp_path / name, seed=0)
+        trained[name] = {part: (tmp_path / name / part / "model.safetensors").read_bytes() for part in PARTS}
+    for name in ("goals", "starts"):
+        assert trained[name]["critic"] == trained["as it is"]["critic"]
+        assert trained[name]["policy"] != trained["as it is"]["policy"]

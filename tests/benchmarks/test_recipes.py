@@ -66,7 +66,7 @@ def test_overrides_reach_any_depth_and_keep_types():
             ["actor.reads=readout"],
             "a recipe whose critic or actor reads a readout must have one, got readout null",
         ),
-        (["actor=null", 'distill={"rounds": 1}'], "recipe.distill must be null in a recipe without an actor"),
+        (["actor=null", 'distill={"rounds": 1}'], "distill must be null in a recipe without an actor"),
         (["actor.hindsight=2.0"], r"hindsight of the actor must be in \[0, 1\], got 2.0"),
         (["actor.cost=distance"], "cost must be one of action_effort, critic, last_distance"),
         (

@@ -80,23 +80,26 @@ def test_streamed_frames_encode_to_the_rows_of_resident_ones(tmp_path):
     torch.testing.assert_close(part[int(ends[1])].float(), expected[first], rtol=1e-2, atol=1e-2)
 
 
-def test_every_stage_resumes_where_it_was_killed(tmp_path):
-    store = collect_store(SMOKE.collect, tmp_path / "data", seed=0)
-    train_run(SMOKE, store, tmp_path / "whole", seed=0)
+@pytest.mark.parametrize("name", ["two-rooms", "push-t-small"])
+def test_every_stage_resumes_where_it_was_killed(tmp_path, name):
+    recipe = resolve(name, "smoke")
+    store = collect_store(recipe.collect, tmp_path / "data", seed=0)
+    train_run(recipe, store, tmp_path / "whole", seed=0)
 
     class KilledError(Exception):
         pass
 
-    for stage in ("world_model", "predictor", "critic", "actor"):
+    readout = [] if recipe.readout is None else ["readout"]
+    for stage in ("world_model", "predictor", *readout, "critic", "actor"):
 
         def killer(name, step, total, scalars, stage=stage):
             if name == stage and step == 4:
                 raise KilledError
 
         with pytest.raises(KilledError):
-            train_run(SMOKE, TrajectoryStore.open(store.path), tmp_path / "cut", seed=0, on_step=killer)
-    train_run(SMOKE, store, tmp_path / "cut", seed=0)
-    for part in ("model", "critic", "policy"):
+            train_run(recipe, TrajectoryStore.open(store.path), tmp_path / "cut", seed=0, on_step=killer)
+    train_run(recipe, store, tmp_path / "cut", seed=0)
+    for part in ("model", *readout, "critic", "policy"):
         whole, cut = (tmp_path / run / part / "model.safetensors" for run in ("whole", "cut"))
         assert whole.read_bytes() == cut.read_bytes(), part
     logs = [read_metrics(tmp_path / run / "metrics.jsonl") for run in ("whole", "cut")]
@@ -104,7 +107,7 @@ def test_every_stage_resumes_where_it_was_killed(tmp_path):
         (line["stage"], line["step"]) for line in logs[1]
     ]
     with pytest.raises(RunError, match="same recipe, got other critic"):
-        train_run(resolve("two-rooms", "smoke", ["critic.batch_size=8"]), store, tmp_path / "cut", seed=0)
+        train_run(resolve(name, "smoke", ["critic.batch_size=8"]), store, tmp_path / "cut", seed=0)
 
 
 def test_a_run_says_what_it_is_before_its_first_step_and_holds_to_it(tmp_path):

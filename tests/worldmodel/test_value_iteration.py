@@ -45,6 +45,19 @@ def test_without_a_future_a_backup_is_the_cost_of_the_best_candidate():
     assert (found[~is_far] <= 0.25).all()
 
 
+def test_what_comes_after_a_plan_is_the_larger_of_two_values_scaled_and_discounted_by_its_steps():
+    critic = Critic((1,), CriticConfig(head="mlp", hidden_dims=(4,), scale=40.0))
+    module = objective(ValueIterationConfig(num_candidates=1, hold=2, discount=0.9), critic)
+    for network, value in zip(module.target_head.networks, (0.25, 0.75), strict=True):
+        torch.nn.init.zeros_(network[-1].weight)
+        torch.nn.init.constant_(network[-1].bias, value)
+    pairs = batch(num=20)
+    found, ahead = module.backup(pairs["start"], pairs["goal"], step=0)
+    middle = pairs["start"] + (ahead - pairs["start"]) / 2
+    paid = HowFar()(torch.stack([middle, ahead], 1), None, pairs["goal"])
+    torch.testing.assert_close(found, paid + 0.9**2 * 40.0 * 0.75)
+
+
 def test_values_are_the_discounted_future_of_the_cost(tmp_path):
     torch.manual_seed(0)
     module = objective(ValueIterationConfig(num_candidates=8, hold=1, discount=0.9))
@@ -106,16 +119,15 @@ def test_candidates_keep_the_bounds():
 
     def watch(embedding, actions):
         seen.append(actions)
-        return walk(embedding, actions)
+        return walk(embedding, actions[..., :1])
 
-    critic = Critic((1,), CriticConfig(head="mlp"))
     config = ValueIterationConfig(num_candidates=50, hold=3)
-    low, high = torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 4.0])
+    low, high = torch.tensor([-1.0, 1.0]), torch.tensor([1.0, 4.0])  # the second is not around 0
     module = ValueIterationObjective(
-        critic,
-        lambda z, a: watch(z, a[..., :1]),
+        Critic((1,), CriticConfig(head="mlp")),
+        watch,
         HowFar(),
-        lambda a: a.clamp(low, 0.5 * high),
+        lambda action: action.clamp(max=3.0),
         low,
         high,
         config,
@@ -123,11 +135,27 @@ def test_candidates_keep_the_bounds():
         seed=0,
     )
     module.backup(*batch(num=10).values(), step=0)
-    actions = seen[0]
-    assert actions.shape == (500, 3, 1)
-    assert actions.min() == -1
-    assert actions.max() == 0.5
-    assert (actions == actions[:, :1]).all()
+    assert seen[0].shape == (500, 3, 2)
+    assert torch.equal(seen[0].amin((0, 1)), torch.tensor([-1.0, 1.0]))
+    assert torch.equal(seen[0].amax((0, 1)), torch.tensor([1.0, 3.0]))
+    assert (seen[0] == seen[0][:, :1]).all()
+
+
+def test_a_critic_that_cannot_be_trained_so_is_one_sentence():
+    with pytest.raises(ValueError, match="must be mlp, got 'metric'"):
+        objective(ValueIterationConfig(), Critic((1,)))
+    with pytest.raises(ValueError, match="action bounds of value iteration must be finite, got low"):
+        ValueIterationObjective(
+            Critic((1,), CriticConfig(head="mlp")),
+            walk,
+            HowFar(),
+            torch.nn.Identity(),
+            LOW,
+            HIGH / 0,
+            ValueIterationConfig(),
+            4,
+            0,
+        )
 
 
 @pytest.mark.parametrize(
