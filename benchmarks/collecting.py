@@ -191,14 +191,11 @@ def _open_or_create(
 ) -> TrajectoryStore:
     settings = {**dataclasses.asdict(config), "seed": seed, "split": split}
     comparable = {key: value for key, value in settings.items() if key != "num_episodes"}
-    try:
-        store = TrajectoryStore.open(path)
-    except StoreError:
-        if Path(path).exists() and (Path(path) / "episodes.lance").exists():
-            raise  # a store, but not one that can be read
+    if not TrajectoryStore.exists(path):
         return TrajectoryStore.create(
             path, _spec(source, config), env=env_spec(source), metadata={"collect": settings}
         )
+    store = TrajectoryStore.open(path)
     earlier = dict(store.metadata.get("collect", {}))
     earlier.pop("num_episodes", None)
     if earlier != comparable:

@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import torch
 
 from benchmarks.catalogue import resolve
 from benchmarks.collecting import collect_store, renderer
-from worldmodel.data import StoreError, TrajectoryStore
+from worldmodel.data import ArraySpec, StoreError, TrajectoryStore
 
 CONFIG = resolve("two-rooms", "smoke").collect
 KEYS = ["pixels", "proprio", "state", "action", "action_valid"]
@@ -76,6 +77,37 @@ def test_a_killed_collection_goes_on_with_the_same_command(tmp_path, sent):
     )
     collect_store(config, tmp_path / "whole", seed=1)
     np.testing.assert_array_equal(contents(out)[0]["pixels"], contents(tmp_path / "whole")[0]["pixels"])
+
+
+def leave_folders(path):
+    for table in ("steps.lance", "episodes.lance"):  # Lance makes its folders before it commits
+        (path / table / "_transactions").mkdir(parents=True)
+
+
+def leave_steps(path):
+    TrajectoryStore.create(path, {"state": ArraySpec("float32", (2,))}, env={"id": "dot", "kwargs": {}})
+    shutil.rmtree(path / "episodes.lance")
+
+
+def leave_an_uncommitted_table(path):
+    TrajectoryStore.create(path, {"state": ArraySpec("float32", (2,))}, env={"id": "dot", "kwargs": {}})
+    shutil.rmtree(path / "episodes.lance" / "_versions")
+
+
+@pytest.mark.parametrize("leave", [leave_folders, leave_steps, leave_an_uncommitted_table])
+def test_what_a_creation_killed_before_its_commit_leaves_is_created_anew(tmp_path, leave):
+    leave(tmp_path)
+    store = collect_store(dataclasses.replace(CONFIG, num_episodes=12), tmp_path, seed=3)
+    assert store.num_episodes == 12
+    assert "pixels" in store.spec
+    assert store.verify().is_intact
+
+
+def test_a_store_that_lost_its_list_of_episodes_is_not_created_anew(tmp_path):
+    collect_store(dataclasses.replace(CONFIG, num_episodes=12), tmp_path, seed=3)
+    shutil.rmtree(tmp_path / "episodes.lance")
+    with pytest.raises(StoreError, match="must not hold a store already"):
+        collect_store(CONFIG, tmp_path, seed=3)
 
 
 def test_two_processes_that_collect_into_one_store_do_not_double_its_episodes(tmp_path):

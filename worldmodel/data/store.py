@@ -86,7 +86,7 @@ class TrajectoryStore:
         found = open_table(steps, storage_options)
         if open_table(episodes, storage_options) is not None or (found is not None and found.count_rows()):
             raise StoreError(f"{path} must not hold a store already, got one; open it or choose another path")
-        # Steps first: a creation that dies in between leaves no episodes.lance and can be repeated.
+        # Steps first: a creation that dies in between leaves no committed episodes.lance and can be repeated.
         write_table(steps, [], schema, "create" if found is None else "overwrite", storage_options)
         write_table(episodes, [], records.base_schema(list(spec)), "create", storage_options)
         return cls(path, storage_options)
@@ -100,6 +100,15 @@ class TrajectoryStore:
                 tables that disagree.
         """
         return cls(path, storage_options)
+
+    @staticmethod
+    def exists(path: str | Path, *, storage_options: StorageOptions = None) -> bool:
+        """Whether a store was created at ``path``; folders that a killed creation left are not a store yet.
+
+        Raises:
+            StoreError: there is a table that cannot be read.
+        """
+        return open_table(table_uri(path, EPISODES), storage_options) is not None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path, self._options)
