@@ -53,8 +53,11 @@ def _broadcast(name: str, factor: spaces.Space[Any], value: object, num_envs: in
     else:
         assert isinstance(factor, spaces.Box)
         low, high = factor.low.min(), factor.high.max()
-        whole = not np.issubdtype(factor.dtype, np.integer) or bool(np.all(raw == np.round(raw)))
+        if np.issubdtype(factor.dtype, np.integer):
+            whole = bool(np.all(raw == np.round(raw)))
+        else:
+            whole, raw = True, raw.astype(factor.dtype)  # bounds such as 0.6 are in single precision, too
     if not (whole and np.all((raw >= low) & (raw <= high))):
         kind = "whole numbers " if np.issubdtype(factor.dtype, np.integer) else ""
-        raise ValueError(f"variation {name!r} must be {kind}in [{low}, {high}], got {value}")
+        raise ValueError(f"variation {name!r} must be {kind}in [{low!s}, {high!s}], got {value}")
     return np.broadcast_to(raw, (num_envs, *shape)).astype(factor.dtype)

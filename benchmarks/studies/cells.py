@@ -47,10 +47,16 @@ FACTORS: dict[
         "texture": (0.0, 0.1, 0.25, 0.5, 1.0),
         "num_distractors": (0, 1, 2, 4),
     },
-    "worldmodel/Reacher-v0": _PHYSICAL | {"damping": (0.25, 0.5, 1.0, 2.0, 4.0)},
+    "worldmodel/Reacher-v0": _PHYSICAL
+    | {"damping": (0.25, 0.5, 1.0, 2.0, 4.0), "link_length": (1.1, 1.0, 0.9, 0.75, 0.6)},
     "worldmodel/PushT-v0": _PHYSICAL
-    | {"gain": (0.5, 0.75, 1.0, 1.25, 1.5), "friction": (0.25, 0.5, 1.0, 2.0, 4.0)},
-    "worldmodel/CartPole-v0": _PHYSICAL | {"damping": (0.25, 0.5, 1.0, 2.0, 4.0)},
+    | {
+        "gain": (0.5, 0.75, 1.0, 1.25, 1.5),
+        "friction": (0.25, 0.5, 1.0, 2.0, 4.0),
+        "stem_length": (0.5, 0.75, 1.0, 1.25, 1.5),
+    },
+    "worldmodel/CartPole-v0": _PHYSICAL
+    | {"damping": (0.25, 0.5, 1.0, 2.0, 4.0), "pole_length": (0.6, 0.8, 1.0, 1.2, 1.4)},
 }
 COLOURS: dict[
     str, tuple[tuple[int, int, int], tuple[int, int, int]]

@@ -64,6 +64,7 @@ class CartPole(MujocoTask):
         "gain": Factor(0.5, 2.0, ("actuator_gainprm",)),
         "mass": Factor(0.25, 4.0, ("body_mass", "body_inertia")),
         "damping": Factor(0.25, 4.0, ("dof_damping",)),
+        "pole_length": Factor(0.6, 1.4),
     }
 
     def __init__(
@@ -81,7 +82,7 @@ class CartPole(MujocoTask):
         check_positive("success_radius", self.success_radius)
         check_whole("max_steps", self.max_steps, at_least=1)
         super().__init__(
-            _model_xml(),
+            _model_xml,
             num_substeps=NUM_SUBSTEPS,
             half_width=HALF_WIDTH,
             layers={
@@ -99,11 +100,11 @@ class CartPole(MujocoTask):
         self.proprio_low, self.proprio_dim = -self.proprio_high, len(high)
         self._balance = torch.from_numpy(_balance_gain()).float().to(self.device)
 
-    def _start(self, num: int, generator: torch.Generator) -> State:
+    def _start(self, factors: State, generator: torch.Generator) -> State:
         """Draw carts near the middle, the pole hanging, up to .1 rad askew."""
         hanging = torch.tensor([0.0, math.pi], device=self.device)
         spread = torch.tensor([START, 0.1], device=self.device)
-        return self._standing({}, hanging + spread * self._uniform((num, 2), generator))
+        return self._standing({}, hanging + spread * self._uniform((len(factors["gain"]), 2), generator))
 
     def transition(self, state: State, action: Tensor) -> State:
         """Push for .05 s; see :meth:`envs.mujoco.task.MujocoTask.transition`."""
@@ -229,7 +230,7 @@ def _balance_gain() -> np.ndarray:
     return np.linalg.solve(b.T @ cost @ b + 2.0, b.T @ cost @ a)
 
 
-def _model_xml() -> str:
+def _model_xml(pole_length: float = 1.0) -> str:
     return f"""<mujoco model="cart pole">
 <option timestep="{TIMESTEP}" integrator="implicitfast" jacobian="dense" gravity="0 {GRAVITY} 0"/>
 <visual><headlight ambient="1 1 1" diffuse="0 0 0" specular="0 0 0"/></visual>
@@ -241,7 +242,7 @@ def _model_xml() -> str:
 <body name="cart"><joint name="cart" type="slide" axis="1 0 0" limited="true" range="-{RAIL} {RAIL}" damping=".05"/>
   <geom name="cart" type="box" size=".2 .1 .1" mass="{CART_MASS}"/>
   <body name="pole" pos="0 0 -.3"><joint name="pole" type="hinge" axis="0 0 1" damping=".001"/>
-    <geom name="pole" type="capsule" fromto="0 0 0 0 -{POLE_LENGTH} 0" size=".05" mass="{POLE_MASS}"/>
+    <geom name="pole" type="capsule" fromto="0 0 0 0 -{pole_length * POLE_LENGTH} 0" size=".05" mass="{POLE_MASS}"/>
   </body>
 </body>
 </worldbody>

@@ -8,6 +8,7 @@ depend on the version of MuJoCo as those of cylinders do. The arena of 512 pixel
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,6 @@ from envs.suggestions import check_choice, check_positive, check_whole
 PIXEL = 1.0 / 256.0  # of the original arena
 BAR = (60 * PIXEL, 15 * PIXEL)  # half sizes of the T's bar
 STEM = (15 * PIXEL, 45 * PIXEL)  # and of its stem
-CENTRE = (3600 * 15 + 2700 * 75) / 6300 * PIXEL  # of mass, below the bar's upper edge
 RADIUS = 15 * PIXEL  # of the pusher
 TIMESTEP, NUM_SUBSTEPS = 0.01, 10  # [s]
 SPEED, KV = 1.0, 50.0  # of the pusher at full action [1/s]; its actuators' gain [kg/s]
@@ -61,6 +61,7 @@ class PushT(MujocoTask):
         "gain": Factor(0.5, 1.5, ("actuator_gainprm",)),
         "friction": Factor(0.25, 4.0, ("dof_frictionloss",)),
         "mass": Factor(0.5, 4.0, ("body_mass", "body_inertia")),
+        "stem_length": Factor(0.5, 1.5),
     }
 
     def __init__(
@@ -81,7 +82,7 @@ class PushT(MujocoTask):
         check_positive("success_radius", self.success_radius)
         check_whole("max_steps", self.max_steps, at_least=1)
         super().__init__(
-            _model_xml(),
+            _model_xml,
             num_substeps=NUM_SUBSTEPS,
             half_width=1.0,
             layers={
@@ -97,11 +98,11 @@ class PushT(MujocoTask):
         self.proprio_high = torch.tensor(high, device=self.device)
         self.proprio_low, self.proprio_dim = -self.proprio_high, len(high)
 
-    def _start(self, num: int, generator: torch.Generator) -> State:
+    def _start(self, factors: State, generator: torch.Generator) -> State:
         """Draw the block anywhere near the middle, the pusher beside it."""
         spread = torch.tensor([BLOCK_START, BLOCK_START, math.pi], device=self.device)
-        block = spread * self._uniform((num, 3), generator)
-        return self._at_rest({}, torch.cat([self._draw_pusher(block, generator), block], 1))
+        block = spread * self._uniform((len(factors["stem_length"]), 3), generator)
+        return self._at_rest({}, torch.cat([self._draw_pusher(factors, block, generator), block], 1))
 
     def proprio(self, state: State) -> Tensor:
         """Return place and velocity of the pusher, ``(B, 4)``; with ``block_in_proprio`` also of the block, ``(B, 8)``.
@@ -127,7 +128,7 @@ class PushT(MujocoTask):
         uniform = (self._uniform((num_worlds(state), TRIES, 3), generator) + 1.0) / 2.0
         candidates = low + uniform * (high - low)
         block = self._first_unsolved(candidates, self._is_near(here, candidates))
-        return self._at_rest(state, torch.cat([self._draw_pusher(block, generator), block], 1))
+        return self._at_rest(state, torch.cat([self._draw_pusher(state, block, generator), block], 1))
 
     def goal_at(self, state: State, position: Tensor) -> State:
         """Return goals at ``position``, ``(B, 5)`` or ``(5,)``: places of pusher and block, and its angle [rad].
@@ -141,7 +142,9 @@ class PushT(MujocoTask):
             raise ValueError(f"a goal must have shape (5,) or {(num, 5)}, got {tuple(position.shape)}")
         position = position.expand(num, 5).clone()
         pusher, block = position[:, :2], position[:, 2:]
-        is_free = torch.isfinite(position).all(-1) & (self.clearance(pusher, block) >= 0)
+        is_free = torch.isfinite(position).all(-1) & (
+            self.clearance(pusher, block, state["stem_length"]) >= 0
+        )
         is_free &= (pusher.abs() <= PUSHER_RANGE).all(-1) & (block[:, :2].abs() <= BLOCK_RANGE).all(-1)
         if not bool(is_free.all()):
             raise ValueError(
@@ -163,14 +166,14 @@ class PushT(MujocoTask):
         The pusher's way is to the block, without which a planner would never come near it, and as the block comes to its
         place, for the criterion "both", to where the goal has the pusher. Zero at the goal.
         """
-        poses = [
+        pose, there = (
             torch.cat([position[:, :4], position[:, 4:].cos(), position[:, 4:].sin()], 1)
             for position in (state["position"], goal["position"])
-        ]
-        return self._pose_distance(*poses)
+        )
+        return self._pose_distance(pose, there, state["stem_length"])
 
     def seen_distance(self, proprio: Tensor, goal: Tensor) -> Tensor:
-        """Return :meth:`distance` ``(...)`` from ``proprio (..., 8)`` to the goal's.
+        """Return :meth:`distance` ``(...)`` from ``proprio (..., 8)`` to the goal's, of a block of the usual shape.
 
         Raises:
             ValueError: proprioception does not show the block.
@@ -186,9 +189,10 @@ class PushT(MujocoTask):
         ]
         return self._pose_distance(*poses)
 
-    def _pose_distance(self, pose: Tensor, goal: Tensor) -> Tensor:
+    def _pose_distance(self, pose: Tensor, goal: Tensor, stem_length: Tensor | None = None) -> Tensor:
         """Return ``(...)`` from poses ``(..., 6)``: places of pusher and block, cosine and sine of the block's angle."""
-        corners = self._corners(pose[..., 2:]) - self._corners(goal[..., 2:])
+        shape = self._corners_at_rest(stem_length)
+        corners = _placed(shape, pose[..., 2:]) - _placed(shape, goal[..., 2:])
         moved = _norm(corners.flatten(-2)) / math.sqrt(corners.shape[-2])
         away = (_norm(pose[..., :2] - pose[..., 2:4]) - BAR[1] - RADIUS).clamp_min(0.0)
         rest = _norm(pose[..., :2] - goal[..., :2]) if self.criterion == "both" else torch.zeros_like(away)
@@ -220,23 +224,35 @@ class PushT(MujocoTask):
         """Return int64 zeros ``(B,)``: the world has one layout."""
         return torch.zeros_like(state["seed"])
 
-    def clearance(self, pusher: Tensor, block: Tensor) -> Tensor:
-        """Return the gap ``(...)`` between pushers at ``(..., 2)`` and blocks of pose ``(..., 3)``; negative inside."""
+    def clearance(self, pusher: Tensor, block: Tensor, stem_length: Tensor | None = None) -> Tensor:
+        """Return the gap ``(...)`` between pushers at ``(..., 2)`` and blocks of pose ``(..., 3)``; negative inside.
+
+        Args:
+            pusher: places.
+            block: places and angles [rad].
+            stem_length: ``(...)``, the factor; None is 1.
+        """
         angle = block[..., 2]
         offset = pusher - block[..., :2]
         x = angle.cos() * offset[..., 0] + angle.sin() * offset[..., 1]
         y = angle.cos() * offset[..., 1] - angle.sin() * offset[..., 0]
+        half_stem, bar, stem = self._lengths(stem_length)
         gaps = []
-        for (half_x, half_y), centre in ((BAR, BAR[1] - CENTRE), (STEM, 2 * BAR[1] + STEM[1] - CENTRE)):
+        for half_x, half_y, centre in ((*BAR, bar), (STEM[0], half_stem, stem)):
             across, down = x.abs() - half_x, (y - centre).abs() - half_y
             outside = (across.clamp_min(0).square() + down.clamp_min(0).square()).sqrt()
             gaps.append(outside + torch.maximum(across, down).clamp_max(0))
         return torch.minimum(*gaps) - RADIUS
 
-    def _draw_pusher(self, block: Tensor, generator: torch.Generator) -> Tensor:
+    def _lengths(self, stem_length: Tensor | None) -> tuple[Tensor, ...]:
+        """Return :func:`_block_lengths` of the factor ``(...)``, float32."""
+        factor = torch.ones((), device=self.device) if stem_length is None else stem_length
+        return tuple(length.float() for length in _block_lengths(factor.double()))
+
+    def _draw_pusher(self, factors: State, block: Tensor, generator: torch.Generator) -> Tensor:
         """Return places ``(B, 2)`` beside blocks ``(B, 3)``."""
         place = PUSHER_RANGE * self._uniform((len(block), TRIES, 2), generator)
-        is_free = self.clearance(place, block[:, None]) > CLEARANCE
+        is_free = self.clearance(place, block[:, None], factors["stem_length"][:, None]) > CLEARANCE
         assert bool(is_free.any(1).all())
         return place[torch.arange(len(block), device=self.device), is_free.to(torch.int8).argmax(1)]
 
@@ -245,17 +261,24 @@ class PushT(MujocoTask):
         turned = torch.remainder((block - goal)[..., 2] + math.pi, 2 * math.pi) - math.pi
         return (moved < self.success_radius) & (turned.abs() < ANGLE)
 
-    def _corners(self, block: Tensor) -> Tensor:
-        """Return the corners ``(..., 8, 2)`` of bar and stem of blocks ``(..., 4)``: place, cosine and sine."""
+    def _corners_at_rest(self, stem_length: Tensor | None) -> Tensor:
+        """Return the corners ``(..., 8, 2)`` of bar and stem of blocks at the origin, for the factor ``(...)``."""
+        half_stem, bar, stem = self._lengths(stem_length)
         signs = torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]], device=self.device)
-        bar = signs * torch.tensor(BAR, device=self.device) + torch.tensor(
-            [0, BAR[1] - CENTRE], device=self.device
-        )
-        stem = signs * torch.tensor(STEM, device=self.device)
-        stem = stem + torch.tensor([0, 2 * BAR[1] + STEM[1] - CENTRE], device=self.device)
-        x, y = torch.cat([bar, stem]).unbind(-1)
-        cos, sin = block[..., 2:3], block[..., 3:]
-        return torch.stack([cos * x - sin * y, sin * x + cos * y], -1) + block[..., None, :2]
+        nothing = torch.zeros_like(bar)
+        corners = [
+            signs * torch.stack([nothing + half_x, nothing + half_y], -1)[..., None, :]
+            + torch.stack([nothing, centre], -1)[..., None, :]
+            for half_x, half_y, centre in ((*BAR, bar), (STEM[0], half_stem, stem))
+        ]
+        return torch.cat(corners, -2)
+
+
+def _placed(corners: Tensor, block: Tensor) -> Tensor:
+    """Return corners ``(..., 8, 2)`` where blocks ``(..., 4)`` are: place, cosine and sine."""
+    x, y = corners.unbind(-1)
+    cos, sin = block[..., 2:3], block[..., 3:]
+    return torch.stack([cos * x - sin * y, sin * x + cos * y], -1) + block[..., None, :2]
 
 
 def _norm(vector: Tensor) -> Tensor:
@@ -263,8 +286,16 @@ def _norm(vector: Tensor) -> Tensor:
     return torch.linalg.vector_norm(vector, dim=-1)
 
 
-def _model_xml() -> str:
-    bar, stem = BAR[1] - CENTRE, 2 * BAR[1] + STEM[1] - CENTRE
+def _block_lengths(stem_length: Any) -> tuple[Any, Any, Any]:  # noqa: ANN401
+    """Return half the stem's length, and how far bar and stem are below the centre of mass, for the factor."""
+    bar, stem = 2 * BAR[0] * BAR[1], 2 * STEM[0] * STEM[1] * stem_length  # half areas
+    half = STEM[1] * stem_length
+    centre = (bar * BAR[1] + stem * (2 * BAR[1] + half)) / (bar + stem)  # below the bar's upper edge
+    return half, BAR[1] - centre, 2 * BAR[1] + half - centre
+
+
+def _model_xml(stem_length: float = 1.0) -> str:
+    half_stem, bar, stem = _block_lengths(stem_length)
     slides = {
         name: "".join(
             f'<joint name="{name}_{axis}" type="slide" axis="{direction}" range="-{limit} {limit}" {rest}/>'
@@ -289,7 +320,7 @@ def _model_xml() -> str:
 <body name="pusher">{slides["pusher"]}<geom name="pusher" type="sphere" size="{RADIUS}" mass=".2"/></body>
 <body name="block">{slides["block"]}<joint name="block_turn" type="hinge" axis="0 0 1" frictionloss=".1" damping=".1"/>
   <geom name="bar" type="box" pos="0 {bar} 0" size="{BAR[0]} {BAR[1]} .05" mass=".3"/>
-  <geom name="stem" type="box" pos="0 {stem} 0" size="{STEM[0]} {STEM[1]} .05" mass=".225"/>
+  <geom name="stem" type="box" pos="0 {stem} 0" size="{STEM[0]} {half_stem} .05" mass="{0.225 * stem_length}"/>
 </body>
 </worldbody>
 <actuator>{actuators}</actuator>

@@ -84,7 +84,12 @@ class Rasteriser:
                 raise ValueError(f"geoms must be spheres, capsules or boxes, got {model.geom(geom).name!r}")
 
     def __call__(
-        self, centres: Tensor, rotations: Tensor, colours: Mapping[str, Tensor], looks: Looks | None = None
+        self,
+        centres: Tensor,
+        rotations: Tensor,
+        colours: Mapping[str, Tensor],
+        looks: Looks | None = None,
+        sizes: Tensor | None = None,
     ) -> Tensor:
         """Return uint8 ``(B, 3, S, S)``.
 
@@ -93,9 +98,11 @@ class Rasteriser:
             rotations: ``(B, G, 3, 3)``.
             colours: name of a layer -> ``(B, 3)``, 0 to 255.
             looks: what else is to be seen; None for nothing.
+            sizes: of the geoms, ``(B, G, 3)``; None for the model's.
         """
         num, size = len(centres), self.view.size
-        sizes = self._sizes.to(centres.device).expand(num, -1, -1)
+        if sizes is None:
+            sizes = self._sizes.to(centres.device).expand(num, -1, -1)
         if looks is not None:
             centres, sizes = self._through_camera(centres, sizes, looks)
         pixels = torch.empty((num, 3, size, size), dtype=torch.uint8, device=centres.device)

@@ -54,6 +54,7 @@ class Reacher(MujocoTask):
         "gain": Factor(0.25, 2.0, ("actuator_gainprm",)),
         "damping": Factor(0.25, 4.0, ("dof_damping",)),
         "mass": Factor(0.25, 4.0, ("body_mass", "body_inertia")),
+        "link_length": Factor(0.6, 1.1),
     }
 
     def __init__(
@@ -72,7 +73,7 @@ class Reacher(MujocoTask):
         check_positive("success_radius", self.success_radius)
         check_whole("max_steps", self.max_steps, at_least=1)
         super().__init__(
-            _model_xml(),
+            _model_xml,
             num_substeps=NUM_SUBSTEPS,
             half_width=HALF_WIDTH,
             layers={
@@ -88,8 +89,10 @@ class Reacher(MujocoTask):
         bound = torch.tensor([far, far, fast, fast], device=self.device)
         self.proprio_low, self.proprio_high = -bound, bound
 
-    def _start(self, num: int, generator: torch.Generator) -> State:
-        return self._at_rest({}, self._uniform((num, 2), generator) * (LIMIT - MARGIN))
+    def _start(self, factors: State, generator: torch.Generator) -> State:
+        return self._at_rest(
+            {}, self._uniform((len(factors["link_length"]), 2), generator) * (LIMIT - MARGIN)
+        )
 
     def goal(self, state: State, generator: torch.Generator) -> State:
         """Draw another configuration per world, at rest, of the same factors, that is not solved.
@@ -99,7 +102,10 @@ class Reacher(MujocoTask):
         """
         shape = (num_worlds(state), GOAL_CANDIDATES, 2)
         candidates = self._uniform(shape, generator) * (LIMIT - MARGIN)
-        is_solved = self._error(state["position"][:, None], candidates) < self.success_radius
+        is_solved = (
+            self._error(state["position"][:, None], candidates, state["link_length"][:, None])
+            < self.success_radius
+        )
         return self._at_rest(state, self._first_unsolved(candidates, is_solved))
 
     def goal_at(self, state: State, position: Tensor) -> State:
@@ -118,7 +124,7 @@ class Reacher(MujocoTask):
 
     def success(self, state: State, goal: State) -> Tensor:
         """Return bool ``(B,)``: both joints, or the fingertip, are nearer to the goal than ``success_radius``."""
-        return self._error(state["position"], goal["position"]) < self.success_radius
+        return self._error(state["position"], goal["position"], state["link_length"]) < self.success_radius
 
     def distance(self, state: State, goal: State) -> Tensor:
         """Return the length ``(B,)`` of the straight way in joint space [rad]."""
@@ -130,7 +136,7 @@ class Reacher(MujocoTask):
         return (EXPERT_GAIN * error - EXPERT_DAMPING * state["velocity"]).clamp(-1.0, 1.0)
 
     def fingertip(self, position: Tensor) -> Tensor:
-        """Return where the fingertip is ``(..., 2)`` [m], for the joints' angles ``(..., 2)`` [rad]."""
+        """Return where the fingertip of an arm of the usual length is ``(..., 2)`` [m], for angles ``(..., 2)`` [rad]."""
         angle = position.cumsum(-1)  # of the links in the plane
         x = LINKS[0] * angle[..., 0].cos() + LINKS[1] * angle[..., 1].cos()
         y = LINKS[0] * angle[..., 0].sin() + LINKS[1] * angle[..., 1].sin()
@@ -140,18 +146,18 @@ class Reacher(MujocoTask):
         """Return int64 zeros ``(B,)``: the world has one layout."""
         return torch.zeros_like(state["seed"])
 
-    def _error(self, position: Tensor, goal: Tensor) -> Tensor:
+    def _error(self, position: Tensor, goal: Tensor, link_length: Tensor) -> Tensor:
         """Return what has to be below ``success_radius``, ``(B,)``."""
         if self.criterion == "joints":
             return (position - goal).abs().amax(-1)
-        return (self.fingertip(position) - self.fingertip(goal)).norm(dim=-1)
+        return link_length * (self.fingertip(position) - self.fingertip(goal)).norm(dim=-1)
 
 
-def _model_xml() -> str:
+def _model_xml(link_length: float = 1.0) -> str:
     joint = (
         f'type="hinge" axis="0 0 1" limited="true" range="-160 160" damping="{DAMPING}" armature="{ARMATURE}"'
     )
-    upper, lower = LINKS
+    upper, lower = (link_length * length for length in LINKS)
     return f"""<mujoco model="reacher">
 <compiler angle="degree"/>
 <option timestep="{TIMESTEP}" integrator="implicitfast" jacobian="dense" gravity="0 0 0"/>

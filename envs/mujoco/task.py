@@ -7,7 +7,7 @@ A state has ``position (B, nq)`` and ``velocity (B, nv)`` of the model's joints,
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from envs.mujoco.looks import DEFAULTS, FACTORS, looks_of
 from envs.mujoco.physics import Physics
 from envs.mujoco.raster import Rasteriser, View, growing_sizes
 from envs.mujoco.renderer import MujocoRenderer
+from envs.mujoco.shapes import Shapes
 from envs.simulator import VectorLayout, check_action_shape
 from envs.state import State, num_worlds
 from envs.suggestions import check_choice, check_whole
@@ -33,11 +34,11 @@ BACKENDS = ("raster", "mujoco")
 
 @dataclass(frozen=True)
 class Factor:
-    """A physical factor of variation: what it multiplies, and between which values."""
+    """A physical factor of variation: what it multiplies, and between which values; without fields, a shape."""
 
     low: float
     high: float
-    fields: tuple[str, ...]  # of the model
+    fields: tuple[str, ...] = ()  # of the model; none: the model is compiled with the factor
 
 
 class MujocoTask:
@@ -46,7 +47,8 @@ class MujocoTask:
     They set what :meth:`initial` reads before they call this constructor, which draws a first state.
 
     Args:
-        xml: the model as MJCF, with the geoms of ``layers`` and the camera of :func:`envs.mujoco.renderer.camera_xml`.
+        xml: the model as MJCF, with the geoms of ``layers`` and the camera of :func:`envs.mujoco.renderer.camera_xml`;
+            where shapes are among the factors, a function of these, keywords that are 1 unless they are given.
         num_substeps: MuJoCo steps per action.
         half_width: of what pictures show [world units].
         layers: colour -> names of the geoms that have it, the lowest first. The first lies behind all.
@@ -65,7 +67,7 @@ class MujocoTask:
 
     def __init__(
         self,
-        xml: str,
+        xml: str | Callable[..., str],
         *,
         num_substeps: int,
         half_width: float,
@@ -76,7 +78,8 @@ class MujocoTask:
     ) -> None:
         check_choice("render_backend", render_backend, BACKENDS)
         check_whole("image_size", image_size, at_least=16)
-        self.xml, self.model = xml, (model := mujoco.MjModel.from_xml_string(xml))
+        self.xml = xml if isinstance(xml, str) else xml()
+        self.model = model = mujoco.MjModel.from_xml_string(self.xml)
         self.num_substeps, self.half_width = num_substeps, half_width
         self.image_size, self.render_backend = int(image_size), render_backend
         self.device = torch.device(device)
@@ -87,8 +90,11 @@ class MujocoTask:
         self.pixels_shape = (3, self.image_size, self.image_size)
         self.layers = {name: [model.geom(geom).id for geom in geoms] for name, geoms in layers.items()}
         self._plain = Physics(model, num_substeps, self.world_fields)
-        multiplied = tuple(dict.fromkeys(name for factor in self.physical.values() for name in factor.fields))
-        self._varied = Physics(model, num_substeps, (*self.world_fields, *multiplied))
+        shapes = {name: (each.low, each.high) for name, each in self.physical.items() if not each.fields}
+        self._shapes = Shapes(xml, shapes) if shapes and not isinstance(xml, str) else None
+        varied = [] if self._shapes is None else list(self._shapes.fields)
+        varied += [name for factor in self.physical.values() for name in factor.fields]
+        self._varied = Physics(model, num_substeps, (*self.world_fields, *dict.fromkeys(varied)))
         self._draw = self._rasteriser(self.image_size)
         self._renderer: MujocoRenderer | None = None
         self.variation_space = self._variation_space()
@@ -112,11 +118,11 @@ class MujocoTask:
         if split == "eval":  # equal generators draw other tasks
             torch.rand(1, generator=generator, device=generator.device)
         given = resolve_variation(self.variation_space, variation, num_envs, self.device)
-        start = self._start(num_envs, generator)
-        return {**start, **self._default_factors(num_envs), **given, **self._clock(num_envs, generator)}
+        factors = {**self._default_factors(num_envs), **given}
+        return {**self._start(factors, generator), **factors, **self._clock(num_envs, generator)}
 
-    def _start(self, num: int, generator: torch.Generator) -> State:
-        """Draw positions, velocities and what else a task keeps, of worlds that begin."""
+    def _start(self, factors: State, generator: torch.Generator) -> State:
+        """Draw positions, velocities and what else a task keeps, of worlds of these factors that begin."""
         raise NotImplementedError
 
     @property
@@ -136,11 +142,7 @@ class MujocoTask:
             noise = hash_normal(state["seed"], state["step"], self.action_dim)
             action = action + state["action_noise"][:, None] * noise
         action = action.clamp(self.action_low, self.action_high)
-        is_varied = any(bool((state[name] != 1.0).any()) for name in self.physical)
-        fields = self.fields(state)
-        if is_varied:
-            fields |= self._multiplied(state)
-        physics = self._varied if is_varied else self._plain
+        physics, fields = self._physics(state, list(self.physical))
         position, velocity = physics.step(state["position"], state["velocity"], action, fields)
         return {**state, "position": position, "velocity": velocity, "step": state["step"] + 1}
 
@@ -154,9 +156,9 @@ class MujocoTask:
 
     def pixels(self, state: State) -> Tensor:
         """Return uint8 ``(B, 3, S, S)``, by the rasteriser or by MuJoCo."""
-        looks = looks_of(state, self.half_width, self.drawn_sizes)
         if self.render_backend == "raster":
-            return self._draw(*self.poses(state), {name: state[name] for name in self.layers}, looks)
+            return self._drawn(self._draw, state)
+        looks = looks_of(state, self.half_width, self.drawn_sizes)
         if looks is not None and looks.has_backdrop:
             raise ValueError(
                 "texture and num_distractors must be 0 with render_backend 'mujoco', got "
@@ -164,7 +166,10 @@ class MujocoTask:
             )
         if self._renderer is None:
             self._renderer = MujocoRenderer(mujoco.MjModel.from_xml_string(self.xml), self.image_size)
-        fields = {key: value.cpu().double().numpy() for key, value in self.fields(state).items()}
+        shaped = {} if self._shapes is None else self._shapes(state)
+        fields = {key: value.cpu().numpy() for key, value in {**self.fields(state), **shaped}.items()}
+        plain_sizes = np.broadcast_to(self.model.geom_size, (num_worlds(state), *self.model.geom_size.shape))
+        sizes = fields.get("geom_size", plain_sizes)
         position = state["position"].cpu().double().numpy()
         colours = {name: state[name].cpu().numpy() / 255.0 for name in self.layers}
         shift = self.half_width * state["camera_shift"].cpu().numpy()
@@ -179,9 +184,7 @@ class MujocoTask:
                 model.geom_rgba[geoms, :3] = colours[name][world]
             for layer, factor in enlarged.items():
                 geoms = self.layers[layer]
-                model.geom_size[geoms] = self.model.geom_size[geoms] * np.where(
-                    growing[geoms], factor[world], 1.0
-                )
+                model.geom_size[geoms] = sizes[world, geoms] * np.where(growing[geoms], factor[world], 1.0)
             model.cam_pos[0, :2] = shift[world]
             model.cam_fovy[0] = 2.0 * self.half_width / zoom[world]
             data.qpos[:] = position[world]
@@ -196,14 +199,32 @@ class MujocoTask:
 
     def picture(self, state: State, image_size: int = 256) -> Tensor:
         """Return colour images for people, uint8 ``(B, image_size, image_size, 3)``."""
-        draw = self._rasteriser(image_size)
+        return self._drawn(self._rasteriser(image_size), state).permute(0, 2, 3, 1).contiguous()
+
+    def _drawn(self, draw: Rasteriser, state: State) -> Tensor:
+        """Return uint8 ``(B, 3, S, S)`` by a rasteriser."""
         looks = looks_of(state, self.half_width, self.drawn_sizes)
-        images = draw(*self.poses(state), {name: state[name] for name in self.layers}, looks)
-        return images.permute(0, 2, 3, 1).contiguous()
+        sizes = None
+        if self._shapes is not None and self._differs(state, self._shapes.names):
+            sizes = self._shapes(state)["geom_size"].float()
+        colours = {name: state[name] for name in self.layers}
+        return draw(*self.poses(state), colours, looks, sizes)
 
     def poses(self, state: State) -> tuple[Tensor, Tensor]:
         """Return centres ``(B, G, 3)`` and rotations ``(B, G, 3, 3)`` of the geoms."""
-        return self._plain.poses(state["position"], self.fields(state))
+        physics, fields = self._physics(state, () if self._shapes is None else self._shapes.names)
+        return physics.poses(state["position"], fields)
+
+    def _physics(self, state: State, factors: Sequence[str]) -> tuple[Physics, dict[str, Tensor]]:
+        """Return the physics that knows what these factors change, if they do, and the model's fields for it."""
+        fields = self.fields(state)
+        if not self._differs(state, factors):
+            return self._plain, fields
+        return self._varied, {**fields, **self._changed(state)}
+
+    @staticmethod
+    def _differs(state: State, factors: Sequence[str]) -> bool:
+        return any(bool((state[name] != 1.0).any()) for name in factors)
 
     def fields(self, state: State) -> dict[str, Tensor]:  # noqa: ARG002
         """Return the model's fields that always differ between worlds, float32 ``(B, ...)``."""
@@ -274,12 +295,12 @@ class MujocoTask:
     def _at_rest(self, state: State, position: Tensor) -> State:
         return {**state, "position": position, "velocity": position.new_zeros(len(position), self.model.nv)}
 
-    def _multiplied(self, state: State) -> State:
+    def _changed(self, state: State) -> State:
         """Return the model's fields as the physical factors of each world make them, float64 ``(B, ...)``.
 
         In double precision a factor of 1 leaves a field as it is, to the bit.
         """
-        fields: State = {}
+        fields: State = {} if self._shapes is None else self._shapes(state)
         for name, factor in self.physical.items():
             for field in factor.fields:
                 value = fields.get(field, torch.from_numpy(getattr(self.model, field)).to(self.device))

@@ -12,10 +12,10 @@ from benchmarks.recipes import EvaluationRecipe, PlannerRecipe
 from benchmarks.references import OracleActor
 from envs.collect import collect
 from envs.mujoco.push_policy import BlockWaypoints
-from envs.mujoco.push_t import ANGLE, BAR, RADIUS, PushT
+from envs.mujoco.push_t import ANGLE, BAR, RADIUS, PushT, _placed
 from envs.mujoco.reacher import Reacher
 from envs.policies import UniformRandom
-from tests.envs.mujoco.worlds import generator
+from tests.envs.mujoco.worlds import compiled, generator
 
 
 def test_the_block_stays_where_it_is_left():
@@ -44,17 +44,20 @@ def test_a_push_through_the_centre_moves_the_block_and_one_at_an_end_turns_it():
     assert moved[1, 4] > 0.5
 
 
-def test_the_clearance_is_mujoco_s_distance_between_geoms():
+@pytest.mark.parametrize("is_shaped", [False, True])
+def test_the_clearance_is_mujoco_s_distance_between_geoms(is_shaped):
     sim = PushT()
-    state = sim.initial(100, generator())
-    ours = sim.clearance(state["position"][:, :2], state["position"][:, 2:])
+    stems = np.linspace(0.5, 1.5, 100, dtype=np.float32)
+    state = sim.initial(100, generator(), {"stem_length": stems} if is_shaped else None)
+    ours = sim.clearance(state["position"][:, :2], state["position"][:, 2:], state["stem_length"])
     assert ours.min() > 0
     ids = [sim.model.geom(name).id for name in ("bar", "stem", "pusher")]
     for world in range(100):
-        data = mujoco.MjData(sim.model)
+        model = compiled(sim, state, world)
+        data = mujoco.MjData(model)
         data.qpos[:] = state["position"][world]
-        mujoco.mj_forward(sim.model, data)
-        gaps = [mujoco.mj_geomDistance(sim.model, data, geom, ids[2], 10.0, np.zeros(6)) for geom in ids[:2]]
+        mujoco.mj_forward(model, data)
+        gaps = [mujoco.mj_geomDistance(model, data, geom, ids[2], 10.0, np.zeros(6)) for geom in ids[:2]]
         assert float(ours[world]) == pytest.approx(min(gaps), abs=1e-5)
 
 
@@ -134,12 +137,18 @@ def test_distance_is_the_root_mean_square_way_of_the_corners():
         centres[0, stem, :2]
         + rotations[0, stem, :2, :2] @ torch.tensor(sim.model.geom_size[stem, :2]).float()
     )
-    corners = sim._corners(
-        torch.cat(
-            [state["position"][:, 2:4], state["position"][:, 4:].cos(), state["position"][:, 4:].sin()], 1
-        )
-    )[0]
+    pose = torch.cat(
+        [state["position"][:, 2:4], state["position"][:, 4:].cos(), state["position"][:, 4:].sin()], 1
+    )
+    corners = _placed(sim._corners_at_rest(None), pose)[0]
     assert float((corners - corner).norm(dim=-1).min()) < 1e-6
+
+
+def test_the_block_turns_about_its_centre_of_mass_whatever_its_shape():
+    sim = PushT()
+    state = sim.initial(3, generator(), {"stem_length": np.array([0.5, 1.0, 1.5], np.float32)})
+    for world in range(3):
+        assert np.abs(compiled(sim, state, world).body("block").ipos).max() < 1e-9
 
 
 @pytest.mark.parametrize("criterion", ["block", "both"])

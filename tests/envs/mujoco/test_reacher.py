@@ -27,6 +27,16 @@ def test_the_fingertip_is_where_mujoco_has_it():
     torch.testing.assert_close(centres[:, tip, :2], sim.fingertip(state["position"]), atol=1e-6, rtol=0)
 
 
+def test_a_shorter_arm_needs_a_larger_turn_to_move_its_fingertip_as_far():
+    sim = Reacher(criterion="fingertip")
+    state = sim.goal_at(sim.initial(2, generator(), {"link_length": [1.0, 0.6]}), torch.tensor([0.5, 1.0]))
+    turned = sim.goal_at(state, torch.tensor([0.6, 1.0]))
+    tips = [sim.poses(each)[0][:, sim.model.geom("tip").id, :2] for each in (state, turned)]
+    moved = (tips[1] - tips[0]).norm(dim=-1)
+    torch.testing.assert_close(moved[1], 0.6 * moved[0], atol=1e-6, rtol=0)
+    assert (moved < sim.success_radius).tolist() == sim.success(state, turned).tolist() == [False, True]
+
+
 @pytest.mark.parametrize("criterion", ["joints", "fingertip"])
 def test_the_expert_takes_every_goal_and_stays_and_noise_hardly_takes_any(criterion):
     sim = Reacher(criterion=criterion)

@@ -4,7 +4,13 @@ import mujoco
 import numpy as np
 import torch
 
-from envs.mujoco import mazes
+from envs.mujoco import cart_pole, mazes, push_t, reacher
+
+SHAPED = {
+    cart_pole.CartPole: cart_pole._model_xml,
+    push_t.PushT: push_t._model_xml,
+    reacher.Reacher: reacher._model_xml,
+}
 
 
 def generator(seed=0):
@@ -27,8 +33,9 @@ def varied(sim, num, seed=0):
 
 
 def compiled(sim, state, world):
-    """The model of one world: walls compiled where they are, its own physical factors, constants recomputed."""
-    model = mujoco.MjModel.from_xml_string(sim.xml)
+    """The model of one world: walls and shapes compiled as they are, its own physical factors, constants recomputed."""
+    shapes = {name: float(state[name][world]) for name, factor in sim.physical.items() if not factor.fields}
+    model = mujoco.MjModel.from_xml_string(SHAPED[type(sim)](**shapes) if shapes else sim.xml)
     if "walls" in state:
         spec = mujoco.MjSpec.from_string(sim.xml)
         for number, cell in enumerate(state["walls"][world].nonzero()):
