@@ -322,17 +322,17 @@ class _Stages:
             paths = PathPairs(graphs, config.batch_size, seed, config.starts_per_goal)
             critic.set_statistics(*paths.statistics())
             pairs: BatchFn = paths
-            module, term = PathObjective(critic), "path_length"
+            module = PathObjective(critic)
         else:
             embeddings, _, offsets = self.cached(model)
             pairs = GoalPairs(embeddings, offsets, config.critic, config.batch_size, seed)
-            module, term = CriticObjective(critic), "steps_to_go"
+            module = CriticObjective(critic)
             if config.values is not None:
                 cost = self._cost(config.values.cost, model.requires_grad_(False))
                 bounds, seed = self.store.env["action"], derive_seed(self.seed, "candidates")
-                module, term = make_value_iteration(critic, model, cost, bounds, config, seed), "value"
+                module = make_value_iteration(critic, model, cost, bounds, config, seed)
         after_step = None if isinstance(module, PathObjective) else module.update_target
-        self._fit(module, pairs, {term: 1.0}, config.fit, "critic", after_step)
+        self._fit(module, pairs, dict.fromkeys(module.terms, 1.0), config.fit, "critic", after_step)
         save_critic(path, critic)
         return critic
 

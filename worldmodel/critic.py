@@ -251,6 +251,8 @@ class CriticObjective(nn.Module):
         critic: the critic to train.
     """
 
+    terms = ("steps_to_go",)
+
     def __init__(self, critic: Critic) -> None:
         super().__init__()
         self.critic = critic
@@ -278,6 +280,10 @@ class CriticObjective(nn.Module):
 class PathObjective(nn.Module):
     """Regression of the critic on the lengths of shortest paths; the error is squared up to 5 steps, absolute beyond.
 
+    A value map reads its values where attention finds the agent, and has to find it before paths teach it anything: some
+    draws of its weights never do. So it is told where to look. What differs most from the mean of a world's frames is
+    what moves in it.
+
     Args:
         critic: the critic to train.
     """
@@ -285,11 +291,22 @@ class PathObjective(nn.Module):
     def __init__(self, critic: Critic) -> None:
         super().__init__()
         self.critic = critic
+        self.terms = ("path_length", *(["attention"] if isinstance(critic.head, ValueMap) else []))
 
     def forward(self, batch: Mapping[str, Tensor], step: int = 0) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return ``{"path_length": loss}`` for a batch of :class:`worldmodel.paths.PathPairs`; ``step`` is not read."""
+        """Return ``{"path_length": loss}`` for a batch of :class:`worldmodel.paths.PathPairs`; ``step`` is not read.
+
+        Of a value map also ``"attention"``, the cross-entropy of where it finds the agent.
+        """
         prediction = self.critic.distance(batch["start"], batch["goal"])
-        return {"path_length": F.huber_loss(prediction, batch["steps"], delta=5.0)}
+        terms = {"path_length": F.huber_loss(prediction, batch["steps"], delta=5.0)}
+        if isinstance(self.critic.head, ValueMap):
+            start, world = self.critic.seen(batch["start"], batch["world"])
+            shape = self.critic.embedding_shape
+            moved = (start - world).unflatten(1, shape).square().sum(1).flatten(1)  # (M, P)
+            logits, _ = self.critic.head.places(start.unflatten(1, shape))
+            terms["attention"] = F.cross_entropy(logits, moved.argmax(1))
+        return terms
 
 
 class GoalPairs:

@@ -214,12 +214,16 @@ class PathPairs:
             raise ValueError("path pairs must be drawn from at least one graph, got none")
         self.graphs, self.batch_size, self.seed = graphs, batch_size, seed
         self.starts_per_goal = starts_per_goal
+        self.worlds = torch.stack([graph.nodes.float().mean(dim=0) for graph in graphs])  # (G, D)
 
     def __call__(self, step: int) -> dict[str, Tensor]:
-        """Return ``start (M, D)``, ``goal (M, D)`` and ``steps (M,)`` of the batch of ``step``."""
+        """Return ``start (M, D)``, ``goal (M, D)``, ``steps (M,)`` and ``world (M, D)`` of the batch of ``step``.
+
+        The last is the mean of the frames of that world: what start and goal have in common.
+        """
         seed = int(np.random.SeedSequence([self.seed, step]).generate_state(1, np.uint64)[0])
         generator = torch.Generator().manual_seed(seed)
-        starts, goals, steps = [], [], []
+        starts, goals, steps, worlds = [], [], [], []
         num_graphs = min(GRAPHS_PER_BATCH, max(1, self.batch_size // 2))  # a start of either kind from each
         share = self.batch_size // num_graphs
         half = share // 2
@@ -234,10 +238,12 @@ class PathPairs:
             starts += [graph.nodes[encoded.to(device)], graph.imagined[imagined.to(device)]]
             goals.append(graph.nodes[j[is_joined].to(device)])
             steps.append(length[is_joined].to(device))
+            worlds.append(self.worlds[index].expand(len(steps[-1]), -1))
         return {
             "start": torch.cat(starts).float(),
             "goal": torch.cat(goals).float(),
             "steps": torch.cat(steps).float(),
+            "world": torch.cat(worlds),
         }
 
     def statistics(self) -> tuple[Tensor, Tensor]:

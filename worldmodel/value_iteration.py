@@ -70,6 +70,8 @@ class ValueIterationObjective(nn.Module):
         ValueError: the critic has another head, or a bound is not finite.
     """
 
+    terms = ("value",)
+
     def __init__(
         self,
         critic: Critic,

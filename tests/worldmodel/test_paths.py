@@ -151,6 +151,12 @@ def test_pairs_repeat_leave_out_what_no_path_joins_and_show_imagined_starts():
     which = first["start"][is_imagined, 0].long() - 100
     assert torch.equal(hundreds, graphs[0].arrived[which])
     assert 2 not in which.tolist()  # no path leads from where its actions led
+    means = torch.stack([each.nodes.float().mean(0) for each in graphs])
+    of = [
+        next(n for n, each in enumerate(graphs) if (each.nodes.float() == goal).all(1).any())
+        for goal in first["goal"]
+    ]
+    torch.testing.assert_close(first["world"], means[of])
 
 
 def test_a_small_batch_has_starts_of_either_kind():

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from worldmodel.critic import Critic, CriticConfig, load_critic, save_critic
+from worldmodel.critic import Critic, CriticConfig, PathObjective, load_critic, save_critic
+from worldmodel.paths import PathGraph, PathPairs
 from worldmodel.value_map import Surroundings, ValueMap
 
 SHAPE = (3, 1, 6)  # agent, goal marker, wall; a corridor of six positions
@@ -38,6 +39,31 @@ def test_it_learns_that_a_wall_in_between_makes_the_way_longer():
     with torch.no_grad():
         error = (net(start, goal) - steps).abs().mean()
     assert error < 0.9  # the mean alone is 2.4 off
+
+
+def test_attention_is_told_to_find_what_moves_in_a_world():
+    """Two worlds, each with a wall of its own that outshines the agent; the attention begins at the walls."""
+    graphs = []
+    for wall in (0, 5):
+        maps = torch.zeros(6, *SHAPE)
+        maps[torch.arange(6), 0, 0, torch.arange(6)] = 1
+        maps[:, 2, 0, wall] = 10
+        steps = (torch.arange(6)[:, None] - torch.arange(6)).abs().half()
+        graphs.append(PathGraph(maps.flatten(1).half(), steps, maps.flatten(1).half(), torch.arange(6)))
+    pairs = PathPairs(graphs, batch_size=128, seed=0)
+    torch.manual_seed(0)
+    config = CriticConfig(head="value_map", feature_dim=2, hidden_dims=(16,), num_iterations=6)
+    objective = PathObjective(Critic(SHAPE, config))
+    assert set(objective.terms) == set(objective(pairs(0))) == {"path_length", "attention"}
+    optimiser = torch.optim.Adam(objective.parameters(), lr=1e-2)
+    for step in range(150):
+        loss = objective(pairs(step))["attention"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    for graph in graphs:
+        logits, _ = objective.critic.head.places(graph.nodes.float().unflatten(1, SHAPE))
+        assert logits.argmax(1).tolist() == list(range(6))
 
 
 def test_goals_are_shared_and_broadcast_without_a_difference():
