@@ -58,7 +58,7 @@ def make_imagination(
 ) -> ImaginationObjective:
     """Build what trains ``policy`` to act in imagination so that ``cost`` is low; model and cost are frozen."""
     num_carried, size = int(config.carried * config.batch_size), math.prod(model.embedding_shape)
-    carried = CarriedStarts(num_carried, size, seed).to(model.device) if num_carried else None
+    carried = CarriedStarts(num_carried, size, seed + 1).to(model.device) if num_carried else None
 
     def imagine_step(
         embedding: Tensor, action: Tensor, memory: ShortTermMemory | None
