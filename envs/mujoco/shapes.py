@@ -31,6 +31,7 @@ class Shapes:
     def __init__(self, xml: Callable[..., str], ranges: Mapping[str, tuple[float, float]]) -> None:
         self._xml, self.names = xml, tuple(ranges)
         self._kept: dict[tuple[float, ...], dict[str, np.ndarray]] = {}
+        self._last: tuple[np.ndarray, dict[str, Tensor]] = (np.empty(0), {})  # worlds keep their shapes
         plain = mujoco.MjModel.from_xml_string(xml())
         ends = [self._compile({name: value}) for name, span in ranges.items() for value in span]
         self.fields = tuple(
@@ -44,13 +45,16 @@ class Shapes:
         """Return every field of :attr:`fields`, float64 ``(B, ...)``, for the factors of ``state``, ``(B,)`` each."""
         device = state[self.names[0]].device
         values = torch.stack([state[name] for name in self.names], 1).cpu().numpy()
-        shapes, which = np.unique(values, axis=0, return_inverse=True)
-        models = [self._fields_of(tuple(map(float, shape))) for shape in shapes]
-        which = which.reshape(-1)
-        return {
-            name: torch.from_numpy(np.stack([model[name] for model in models])[which]).to(device)
-            for name in self.fields
-        }
+        if not np.array_equal(values, self._last[0]):
+            shapes, which = np.unique(values, axis=0, return_inverse=True)
+            models = [self._fields_of(tuple(map(float, shape))) for shape in shapes]
+            stacked = {name: np.stack([model[name] for model in models]) for name in self.fields}
+            which = which.reshape(-1)
+            self._last = (
+                values,
+                {name: torch.from_numpy(each[which]).to(device) for name, each in stacked.items()},
+            )
+        return dict(self._last[1])
 
     def _fields_of(self, shape: tuple[float, ...]) -> dict[str, np.ndarray]:
         if shape not in self._kept:
