@@ -76,17 +76,24 @@ def scan(
         rows: how many rows; None is all.
         fragments: count rows within these fragments only.
     """
-    scanner = table.scanner(
-        columns=columns,
-        offset=first or None,
-        limit=rows,
-        fragments=fragments,
-        batch_size=min(max(_READ_BATCH_BYTES // max(row_bytes, 1), 16), _MAX_READ_ROWS),
-        batch_readahead=4,
-        scan_in_order=True,
-        io_buffer_size=_READ_AHEAD_BYTES,
+    # A scan of more than Lance's I/O buffer may wait for room in it forever, and a buffer that holds everything takes any
+    # memory. So one scan asks for no more than a small buffer holds.
+    end = (
+        first + rows
+        if rows is not None
+        else sum(part.count_rows() for part in fragments or table.get_fragments())
     )
-    return iter(scanner.to_batches())
+    piece = max(_READ_AHEAD_BYTES // max(row_bytes, 1), 1)
+    for start in range(first, end, piece):
+        yield from table.scanner(
+            columns=columns,
+            offset=start or None,
+            limit=min(piece, end - start),
+            fragments=fragments,
+            batch_size=min(max(_READ_BATCH_BYTES // max(row_bytes, 1), 16), _MAX_READ_ROWS),
+            batch_readahead=4,
+            scan_in_order=True,
+        ).to_batches()
 
 
 @contextmanager

@@ -3,12 +3,13 @@ import multiprocessing
 import pickle
 from datetime import timedelta
 
+import lance
 import numpy as np
 import pytest
 import torch
 
 from tests.worldmodel.data.stores import ENV, SPEC, make_episodes, make_ragged, make_store
-from worldmodel.data import ArraySpec, EnvSpec, StoreError, TrajectoryStore
+from worldmodel.data import ArraySpec, EnvSpec, StoreError, TrajectoryStore, tables
 from worldmodel.data.schema import DTYPES
 
 
@@ -56,6 +57,26 @@ def test_long_episodes_cross_written_batches_and_read_batches(tmp_path):
         read["y"], np.repeat((read["x"] % 256).astype(np.uint8)[:, None], 64, axis=1)
     )
     assert store.verify().is_intact
+
+
+def test_no_scan_asks_for_more_than_its_share_of_memory(tmp_path, monkeypatch):
+    """Lance may wait forever for room in its buffer: a third of the readings of this kind hung."""
+    store = TrajectoryStore.create(tmp_path / "s", {"x": ArraySpec("int64")}, env=ENV)
+    for first in range(0, 3000, 1000):
+        store.append([{"x": np.arange(first, first + 1000)}], seeds=[first])
+    asked, scanner = [], lance.LanceDataset.scanner
+
+    def watched(self, *args, **kwargs):
+        asked.append(kwargs["limit"])
+        return scanner(self, *args, **kwargs)
+
+    monkeypatch.setattr(lance.LanceDataset, "scanner", watched)
+    monkeypatch.setattr(tables, "_READ_AHEAD_BYTES", 8 * 700)
+    read = store.read(["x"], [0, 1, 2])["x"]
+    np.testing.assert_array_equal(read, np.arange(3000))
+    assert (max(asked), sum(asked)) == (700, 3000)
+    assert store.verify().is_intact
+    assert max(asked) == 700
 
 
 def test_what_describes_a_store_comes_back(tmp_path):
