@@ -303,9 +303,12 @@ class PathObjective(nn.Module):
         if isinstance(self.critic.head, ValueMap):
             start, world = self.critic.seen(batch["start"], batch["world"])
             shape = self.critic.embedding_shape
-            moved = (start - world).unflatten(1, shape).square().sum(1).flatten(1)  # (M, P)
+            moved = (start - world).unflatten(1, shape).square().sum(1, keepdim=True)  # (M, 1, h, w)
+            # Where nothing ever moves the spread is small, and a trace of what moves beside it stands out: the middle of
+            # what differs is meant, not its peak.
+            around = F.avg_pool2d(moved, 3, stride=1, padding=1).flatten(1)
             logits, _ = self.critic.head.places(start.unflatten(1, shape))
-            terms["attention"] = F.cross_entropy(logits, moved.argmax(1))
+            terms["attention"] = F.cross_entropy(logits, around.argmax(1))
         return terms
 
 
