@@ -204,6 +204,12 @@ def _open_or_create(
             f"{path} must have been collected with the same settings to be resumed, "
             f"got other {', '.join(differing)}; choose another --out"
         )
+    spec = _spec(source, config)
+    if differing := [key for key in spec if store.spec.get(key) != spec[key]]:
+        raise StoreError(
+            f"{path} must hold what {config.env_id} records in this version, "
+            f"got another shape of {', '.join(differing)}; choose another --out"
+        )
     return store
 
 

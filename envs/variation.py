@@ -55,8 +55,9 @@ def _broadcast(name: str, factor: spaces.Space[Any], value: object, num_envs: in
         low, high = factor.low.min(), factor.high.max()
         if np.issubdtype(factor.dtype, np.integer):
             whole = bool(np.all(raw == np.round(raw)))
-        else:
-            whole, raw = True, raw.astype(factor.dtype)  # bounds such as 0.6 are in single precision, too
+        else:  # bounds such as 0.6 are in single precision, too
+            with np.errstate(over="ignore"):
+                whole, raw = True, raw.astype(factor.dtype)
     if not (whole and np.all((raw >= low) & (raw <= high))):
         kind = "whole numbers " if np.issubdtype(factor.dtype, np.integer) else ""
         raise ValueError(f"variation {name!r} must be {kind}in [{low!s}, {high!s}], got {value}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ KEPT = (  # of an evaluation's row
     "plan_ms",
     "bounds_respected",
     "wall_s",
+    "variation",
 )
 
 
@@ -92,7 +93,9 @@ def run_study(
     }
     value = {**setting, "versions": versions(), "command": command_line(), "rows": _rows(path, setting)}
     done = [row["labels"] for row in value["rows"]]
-    cells = [cell for cell in STUDIES[name](subject) if cell.labels not in done]
+    cells = STUDIES[name](subject)
+    _check_tasks(path, value["rows"], cells)
+    cells = [cell for cell in cells if cell.labels not in done]
     for number, cell in enumerate(cells):
 
         def report(step: int, total: int, cell: str = f"{number + 1}/{len(cells)}") -> None:
@@ -116,6 +119,18 @@ def _rows(path: Path, setting: Mapping[str, Any]) -> list[dict[str, Any]]:
                 f"{path} must be continued with the same {key}, {earlier.get(key)}, got {ours}; choose another --out"
             )
     return earlier["rows"]
+
+
+def _check_tasks(path: Path, rows: list[dict[str, Any]], cells: Sequence[Cell]) -> None:
+    """Refuse to go on where a cell of the same name had other tasks, as "together" once there are more factors."""
+    for cell in cells:
+        ours = json.loads(json.dumps(cell.evaluation.variation))
+        for row in rows:
+            if row["labels"] == cell.labels and row.get("variation", ours) != ours:
+                raise RunError(
+                    f"{path} must be continued with the same variation of {cell.labels}, {row['variation']}, "
+                    f"got {ours}; choose another --out"
+                )
 
 
 def _evaluate(

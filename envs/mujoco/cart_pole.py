@@ -6,6 +6,7 @@ pole is the plane of pictures, so gravity points along y.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -98,7 +99,6 @@ class CartPole(MujocoTask):
         high = [2 * RAIL, 1.0, 1.0, *MOTION[motion]]
         self.proprio_high = torch.tensor(high, device=self.device)
         self.proprio_low, self.proprio_dim = -self.proprio_high, len(high)
-        self._balance = torch.from_numpy(_balance_gain()).float().to(self.device)
 
     def _start(self, factors: State, generator: torch.Generator) -> State:
         """Draw carts near the middle, the pole hanging, up to .1 rad askew."""
@@ -162,12 +162,12 @@ class CartPole(MujocoTask):
         Of a shortest path under inertia and a bounded force there is no formula; this is zero at the goal alone.
         """
         place, tilt = self._deviation(state["position"], goal["position"])
-        height = 1.0 - tilt.cos()
+        height = POLE_LENGTH * state["pole_length"] * (1.0 - tilt.cos())
         speed = (state["velocity"] - goal["velocity"]).abs()
         return place.abs() + height + 0.1 * speed.sum(1)
 
     def seen_distance(self, proprio: Tensor, goal: Tensor) -> Tensor:
-        """Return :meth:`distance` ``(...)`` from ``proprio (..., 5)`` to the goal's.
+        """Return :meth:`distance` ``(...)`` from ``proprio (..., 5)`` to the goal's, of a pole of the usual length.
 
         Raises:
             ValueError: proprioception shows no velocity.
@@ -188,10 +188,12 @@ class CartPole(MujocoTask):
         place, tilt = self._deviation(state["position"], goal["position"])
         speed, spin = state["velocity"].unbind(1)
         deviation = torch.stack([place.clamp(-0.6, 0.6), tilt, speed, spin], 1)
-        balance = -(deviation @ self._balance.T)[:, 0]
-        energy = 0.5 * spin.square() - 1.5 * GRAVITY / POLE_LENGTH * (
-            1.0 - tilt.cos()
-        )  # 0 where it just gets up
+        balance, factor = torch.empty_like(place), state["pole_length"]
+        for each in factor.unique().tolist():
+            gain = torch.from_numpy(_balance_gain(each)).float().to(self.device)
+            balance[factor == each] = -(deviation[factor == each] @ gain.T)[:, 0]
+        # 0 where it just gets up
+        energy = 0.5 * spin.square() - 1.5 * GRAVITY / (POLE_LENGTH * factor) * (1.0 - tilt.cos())
         pump = 0.06 * energy * spin * tilt.cos() - 0.4 * state["position"][:, 0] - 0.3 * speed
         is_up = (tilt.abs() < 0.5) & (spin.abs() < 4.0)
         return torch.where(is_up, balance, pump).clamp(-1.0, 1.0)[:, None]
@@ -214,10 +216,12 @@ class CartPole(MujocoTask):
         return place, torch.remainder(tilt + math.pi, 2.0 * math.pi) - math.pi
 
 
-def _balance_gain() -> np.ndarray:
+@functools.cache
+def _balance_gain(pole_length: float) -> np.ndarray:
     """Return the gain ``(1, 4)`` of the linear-quadratic regulator around upright, on place, tilt, speed, spin."""
-    total, half = CART_MASS + POLE_MASS, POLE_LENGTH / 2
-    inertia = POLE_LENGTH * (4.0 / 3.0 - POLE_MASS / total) / 2
+    length = POLE_LENGTH * pole_length
+    total, half = CART_MASS + POLE_MASS, length / 2
+    inertia = length * (4.0 / 3.0 - POLE_MASS / total) / 2
     lean = POLE_MASS * half / (total * inertia) * GRAVITY
     drift = np.array([[0, 0, 1, 0], [0, 0, 0, 1], [0, -lean, 0, 0], [0, GRAVITY / inertia, 0, 0]], float)
     push = np.array(

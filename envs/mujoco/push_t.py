@@ -191,7 +191,7 @@ class PushT(MujocoTask):
 
     def _pose_distance(self, pose: Tensor, goal: Tensor, stem_length: Tensor | None = None) -> Tensor:
         """Return ``(...)`` from poses ``(..., 6)``: places of pusher and block, cosine and sine of the block's angle."""
-        shape = self._corners_at_rest(stem_length)
+        shape = self._corners_at_rest(stem_length, pose.device)
         corners = _placed(shape, pose[..., 2:]) - _placed(shape, goal[..., 2:])
         moved = _norm(corners.flatten(-2)) / math.sqrt(corners.shape[-2])
         away = (_norm(pose[..., :2] - pose[..., 2:4]) - BAR[1] - RADIUS).clamp_min(0.0)
@@ -202,6 +202,7 @@ class PushT(MujocoTask):
         """Return the velocity ``(B, 2)`` towards the side of the block that is opposite to where it should go, then on.
 
         A plain rule that pushes and seldom turns: it is no upper reference, which is the planner on the true simulator.
+        Its way round the block is that of the usual T, whatever ``stem_length`` is.
         """
         pusher, block = state["position"][:, :2], state["position"][:, 2:4]
         ahead = goal["position"][:, 2:4] - block
@@ -236,7 +237,7 @@ class PushT(MujocoTask):
         offset = pusher - block[..., :2]
         x = angle.cos() * offset[..., 0] + angle.sin() * offset[..., 1]
         y = angle.cos() * offset[..., 1] - angle.sin() * offset[..., 0]
-        half_stem, bar, stem = self._lengths(stem_length)
+        half_stem, bar, stem = self._lengths(stem_length, pusher.device)
         gaps = []
         for half_x, half_y, centre in ((*BAR, bar), (STEM[0], half_stem, stem)):
             across, down = x.abs() - half_x, (y - centre).abs() - half_y
@@ -244,9 +245,10 @@ class PushT(MujocoTask):
             gaps.append(outside + torch.maximum(across, down).clamp_max(0))
         return torch.minimum(*gaps) - RADIUS
 
-    def _lengths(self, stem_length: Tensor | None) -> tuple[Tensor, ...]:
+    @staticmethod
+    def _lengths(stem_length: Tensor | None, device: torch.device) -> tuple[Tensor, ...]:
         """Return :func:`_block_lengths` of the factor ``(...)``, float32."""
-        factor = torch.ones((), device=self.device) if stem_length is None else stem_length
+        factor = torch.ones((), device=device) if stem_length is None else stem_length
         return tuple(length.float() for length in _block_lengths(factor.double()))
 
     def _draw_pusher(self, factors: State, block: Tensor, generator: torch.Generator) -> Tensor:
@@ -261,10 +263,10 @@ class PushT(MujocoTask):
         turned = torch.remainder((block - goal)[..., 2] + math.pi, 2 * math.pi) - math.pi
         return (moved < self.success_radius) & (turned.abs() < ANGLE)
 
-    def _corners_at_rest(self, stem_length: Tensor | None) -> Tensor:
+    def _corners_at_rest(self, stem_length: Tensor | None, device: torch.device) -> Tensor:
         """Return the corners ``(..., 8, 2)`` of bar and stem of blocks at the origin, for the factor ``(...)``."""
-        half_stem, bar, stem = self._lengths(stem_length)
-        signs = torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]], device=self.device)
+        half_stem, bar, stem = self._lengths(stem_length, device)
+        signs = torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]], device=device)
         nothing = torch.zeros_like(bar)
         corners = [
             signs * torch.stack([nothing + half_x, nothing + half_y], -1)[..., None, :]

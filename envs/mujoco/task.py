@@ -91,7 +91,11 @@ class MujocoTask:
         self.layers = {name: [model.geom(geom).id for geom in geoms] for name, geoms in layers.items()}
         self._plain = Physics(model, num_substeps, self.world_fields)
         shapes = {name: (each.low, each.high) for name, each in self.physical.items() if not each.fields}
-        self._shapes = Shapes(xml, shapes) if shapes and not isinstance(xml, str) else None
+        if shapes and isinstance(xml, str):
+            raise ValueError(
+                f"xml must be a function of the factors without fields, {', '.join(shapes)}, got text"
+            )
+        self._shapes = None if isinstance(xml, str) or not shapes else Shapes(xml, shapes)
         varied = [] if self._shapes is None else list(self._shapes.fields)
         varied += [name for factor in self.physical.values() for name in factor.fields]
         self._varied = Physics(model, num_substeps, (*self.world_fields, *dict.fromkeys(varied)))

@@ -137,6 +137,15 @@ def test_a_collection_can_grow_but_not_change_its_settings(tmp_path):
         collect_store(dataclasses.replace(CONFIG, num_steps=5), tmp_path, seed=3)
 
 
+def test_a_store_whose_states_were_of_another_shape_is_not_continued(tmp_path, monkeypatch):
+    collect_store(dataclasses.replace(CONFIG, num_episodes=12), tmp_path, seed=3)
+    monkeypatch.setattr("benchmarks.collecting._spec", lambda *_: {"state": ArraySpec("float32", (99,))})
+    with pytest.raises(
+        StoreError, match="must hold what worldmodel/TwoRooms-v0 records .* another shape of state"
+    ):
+        collect_store(CONFIG, tmp_path, seed=3)
+
+
 def test_a_store_of_states_renders_to_the_frames_of_a_store_of_pixels(tmp_path):
     collect_store(CONFIG, tmp_path / "pixels", seed=3)
     store = collect_store(dataclasses.replace(CONFIG, states_only=True), tmp_path / "states", seed=3)

@@ -172,6 +172,12 @@ def test_a_study_is_not_continued_with_other_tasks(run, capsys):
     assert main([*command, "--episodes", "2"]) == 0
     assert main([*command, "--episodes", "3"]) == 1
     assert "continued with the same evaluation" in capsys.readouterr().err
+    path = run / "studies" / "generalisation.json"
+    value = json.loads(path.read_text())
+    value["rows"][0]["variation"]["dot_size"] = 2.0  # as "together" was once, with fewer factors
+    path.write_text(json.dumps(value))
+    assert main([*command, "--episodes", "2"]) == 1
+    assert "continued with the same variation of {'factor': 'speed'" in capsys.readouterr().err
 
 
 def test_tasks_can_be_varied_and_are_told_apart_in_the_results(run, capsys):

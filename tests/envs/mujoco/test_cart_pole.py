@@ -106,3 +106,21 @@ def test_what_proprioception_shows_of_the_distance_is_the_distance():
     assert sim.seen_distance(seen[:, None], there[:3]).shape == (50, 3)
     with pytest.raises(ValueError, match="motion must be 'velocity' for proprioception to show"):
         CartPole(motion="history").seen_distance(seen, there)
+
+
+@pytest.mark.parametrize("pole_length", [0.6, 1.2])
+def test_the_expert_knows_how_long_the_pole_is(pole_length):
+    sim = CartPole()
+    state = sim.initial(50, generator(), {"pole_length": pole_length}, split="eval")
+    goal, done = sim.goal(state, generator(1)), torch.zeros(50, dtype=torch.bool)
+    for _ in range(sim.max_steps):
+        state = sim.transition(state, sim.expert(state, goal))
+        done |= sim.success(state, goal)
+    assert done.float().mean() > 0.9
+
+
+def test_the_tip_of_a_shorter_pole_lacks_less_height():
+    sim = CartPole()
+    state = sim.initial(2, generator(), {"pole_length": [0.6, 1.0]})
+    upright, hanging = (sim.goal_at(state, torch.tensor([0.0, angle])) for angle in (0.0, math.pi))
+    torch.testing.assert_close(sim.distance(hanging, upright), torch.tensor([1.2, 2.0]))

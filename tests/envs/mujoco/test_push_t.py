@@ -12,7 +12,7 @@ from benchmarks.recipes import EvaluationRecipe, PlannerRecipe
 from benchmarks.references import OracleActor
 from envs.collect import collect
 from envs.mujoco.push_policy import BlockWaypoints
-from envs.mujoco.push_t import ANGLE, BAR, RADIUS, PushT, _placed
+from envs.mujoco.push_t import ANGLE, BAR, CLEARANCE, RADIUS, PushT
 from envs.mujoco.reacher import Reacher
 from envs.policies import UniformRandom
 from tests.envs.mujoco.worlds import compiled, generator
@@ -47,12 +47,14 @@ def test_a_push_through_the_centre_moves_the_block_and_one_at_an_end_turns_it():
 @pytest.mark.parametrize("is_shaped", [False, True])
 def test_the_clearance_is_mujoco_s_distance_between_geoms(is_shaped):
     sim = PushT()
-    stems = np.linspace(0.5, 1.5, 100, dtype=np.float32)
-    state = sim.initial(100, generator(), {"stem_length": stems} if is_shaped else None)
+    stems = np.linspace(0.5, 1.5, 400, dtype=np.float32)
+    state = sim.initial(400, generator(), {"stem_length": stems} if is_shaped else None)
+    goal = sim.goal(state, generator(1))["position"]
+    assert sim.clearance(goal[:, :2], goal[:, 2:], state["stem_length"]).min() > CLEARANCE
     ours = sim.clearance(state["position"][:, :2], state["position"][:, 2:], state["stem_length"])
-    assert ours.min() > 0
+    assert ours.min() > CLEARANCE
     ids = [sim.model.geom(name).id for name in ("bar", "stem", "pusher")]
-    for world in range(100):
+    for world in range(0, 400, 4):
         model = compiled(sim, state, world)
         data = mujoco.MjData(model)
         data.qpos[:] = state["position"][world]
@@ -124,24 +126,36 @@ def test_the_distance_leads_to_the_goal_under_both_criteria():
         )
 
 
-def test_distance_is_the_root_mean_square_way_of_the_corners():
+@pytest.mark.parametrize("stem_length", [0.5, 1.0, 1.5])
+def test_distance_is_the_root_mean_square_way_of_the_corners(stem_length):
     sim = PushT()
-    start = sim.initial(1, generator())
-    state = sim.goal_at(start, torch.tensor([0.12, 0.1, 0.0, 0.0, 0.0]))
+    start = sim.initial(1, generator(), {"stem_length": stem_length})
+    state = sim.goal_at(start, torch.tensor([0.12, 0.12, 0.0, 0.0, 0.0]))
     shifted = sim.goal_at(start, torch.tensor([0.8, 0.1, 0.0, 0.3, 0.0]))
-    away = math.hypot(0.12, 0.1) - BAR[1] - RADIUS  # of the pusher to the block
-    assert float(sim.distance(state, shifted)) == pytest.approx(0.3 + 0.1 * away, abs=1e-6)
-    centres, rotations = sim.poses(state)
-    stem = sim.model.geom("stem").id
-    corner = (
-        centres[0, stem, :2]
-        + rotations[0, stem, :2, :2] @ torch.tensor(sim.model.geom_size[stem, :2]).float()
-    )
-    pose = torch.cat(
-        [state["position"][:, 2:4], state["position"][:, 4:].cos(), state["position"][:, 4:].sin()], 1
-    )
-    corners = _placed(sim._corners_at_rest(None), pose)[0]
-    assert float((corners - corner).norm(dim=-1).min()) < 1e-6
+    turned = sim.goal_at(start, torch.tensor([0.8, 0.1, 0.0, 0.0, 1.0]))
+    away = 0.1 * (math.hypot(0.12, 0.12) - BAR[1] - RADIUS)  # of the pusher to the block
+    assert float(sim.distance(state, shifted)) == pytest.approx(0.3 + away, abs=1e-6)
+    corners = []
+    for each in (state, turned):
+        model = compiled(sim, each, 0)
+        data = mujoco.MjData(model)
+        data.qpos[:] = each["position"][0]
+        mujoco.mj_forward(model, data)
+        for geom in ("bar", "stem"):
+            half, rotation = model.geom(geom).size[:2], data.geom(geom).xmat.reshape(3, 3)[:2, :2]
+            signs = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+            corners.append(data.geom(geom).xpos[:2] + (signs * half) @ rotation.T)
+    moved = np.concatenate(corners[:2]) - np.concatenate(corners[2:])
+    expected = math.sqrt(np.square(moved).sum(1).mean()) + away
+    assert float(sim.distance(state, turned)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_pusher_at_a_goal_is_beside_the_block_whatever_its_shape():
+    sim = PushT()
+    beside = torch.tensor([0.0, 0.3, 0.0, 0.0, 0.0])  # below the stem
+    sim.goal_at(sim.initial(1, generator(), {"stem_length": 0.5}), beside)
+    with pytest.raises(ValueError, match="beside each other, got"):
+        sim.goal_at(sim.initial(1, generator(), {"stem_length": 1.5}), beside)
 
 
 def test_the_block_turns_about_its_centre_of_mass_whatever_its_shape():

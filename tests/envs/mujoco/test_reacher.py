@@ -37,6 +37,12 @@ def test_a_shorter_arm_needs_a_larger_turn_to_move_its_fingertip_as_far():
     assert (moved < sim.success_radius).tolist() == sim.success(state, turned).tolist() == [False, True]
 
 
+def test_a_goal_of_a_short_arm_is_as_far_for_its_fingertip():
+    sim = Reacher(criterion="fingertip", success_radius=0.1)
+    state = sim.initial(200, generator(), {"link_length": 0.6})
+    assert not sim.success(state, sim.goal(state, generator(1))).any()
+
+
 @pytest.mark.parametrize("criterion", ["joints", "fingertip"])
 def test_the_expert_takes_every_goal_and_stays_and_noise_hardly_takes_any(criterion):
     sim = Reacher(criterion=criterion)

@@ -11,6 +11,7 @@ from envs.goal_task import observation_space
 from envs.mujoco.cart_pole import CartPole
 from envs.mujoco.point_maze import PointMaze
 from envs.mujoco.push_t import PushT
+from envs.mujoco.raster import Rasteriser, View
 from envs.mujoco.reacher import Reacher
 from envs.state import index_state, repeat_state
 from tests.envs.mujoco.worlds import compiled, generator, varied
@@ -197,6 +198,38 @@ def test_looks_change_pictures_and_nothing_else(make):
         assert torch.equal(sim.proprio(state), sim.proprio(plain))
         one = sim.pixels({key: entry[2:3] for key, entry in state.items()})
         assert torch.equal(one, sim.pixels(state)[2:3])  # of its own world alone
+
+
+def test_pictures_show_every_shape_as_it_is_compiled(make):
+    sim = make(image_size=48)
+    if sim._shapes is None:
+        pytest.skip("the task has no shapes")
+    names = sim._shapes.names
+    ends = {name: [sim.physical[name].low, sim.physical[name].high, 1.0] for name in names}
+    state = sim.initial(3, generator(), ends)
+    plain = sim.pixels({**state, **dict.fromkeys(names, torch.ones(3))})
+    for world in range(3):
+        model = compiled(sim, state, world)
+        data = mujoco.MjData(model)
+        data.qpos[:] = state["position"][world]
+        mujoco.mj_forward(model, data)
+        draw = Rasteriser(model, View(48, sim.half_width), sim.layers)
+        centres, rotations = torch.from_numpy(data.geom_xpos), torch.from_numpy(data.geom_xmat)
+        colours = {name: state[name][world][None] for name in sim.layers}
+        image = draw(centres.float()[None], rotations.float().view(1, -1, 3, 3), colours)[0]
+        ours = sim.pixels(state)[world]
+        assert int((image.int() - ours.int()).abs().max()) <= 1
+        assert torch.equal(plain[world], ours) == (world == 2)
+
+
+def test_a_shape_needs_a_model_to_be_compiled():
+    text = Reacher().xml
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("envs.mujoco.reacher._model_xml", text)
+        with pytest.raises(
+            ValueError, match="a function of the factors without fields, link_length, got text"
+        ):
+            Reacher()
 
 
 def test_distractors_move_behind_everything_and_textures_do_not():
