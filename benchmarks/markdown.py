@@ -77,12 +77,15 @@ MUJOCO_ROWS = {
 
 
 def mujoco_table() -> str:
-    """Return a column per MuJoCo task that has committed results, a line per agent, seeds side by side."""
+    """Return a column per MuJoCo task that has committed results, a line per agent, seeds side by side.
+
+    Results of an earlier commit, whose recipe was another, say so.
+    """
     found = {name: load_summaries(name) for name in MUJOCO}
     found = {name: summaries for name, summaries in found.items() if summaries}
     heads = [
         f"{MUJOCO[name]}: {one[0]['tasks']} tasks, seed{'s' * (len(one) > 1)} "
-        + ", ".join(str(summary["seed"]) for summary in one)
+        + ", ".join(f"{summary['seed']}{'†' * ('commit' in summary)}" for summary in one)
         for name, one in found.items()
     ]
     lines = ["| success within the budget (at its end) [%] | " + " | ".join(heads) + " |"]
@@ -99,6 +102,9 @@ def mujoco_table() -> str:
         lines.append(
             f"| ms per action, {words}, together | " + " | ".join(f"{ms:.2g}" for ms in times) + " |"
         )
+    commits = {each["commit"] for one in found.values() for each in one if "commit" in each}
+    if commits:
+        lines += ["", f"† at commit {', '.join(sorted(commits))}, before the recipe's last change"]
     return "\n".join(lines)
 
 
