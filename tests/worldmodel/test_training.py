@@ -286,8 +286,9 @@ def test_two_processes_train_like_one_with_the_joint_batch(tmp_path, name, start
         worker.join(timeout=60)
         assert worker.exitcode == 0
     logs = [read_metrics(tmp_path / run / "metrics.jsonl") for run in ("one", "two")]
-    for key in ("loss", "variance", "grad_norm"):
-        assert logs[1][0][key] == pytest.approx(logs[0][0][key], rel=1e-5), key
+    # The gradient divides by spreads that are small at the start, which makes rounding larger than in the loss itself.
+    for key, tolerance in (("loss", 1e-5), ("variance", 1e-5), ("grad_norm", 5e-4)):
+        assert logs[1][0][key] == pytest.approx(logs[0][0][key], rel=tolerance), key
     # Adam divides by the gradient's size, so rounding in gradients that are almost zero (dead units before a
     # BatchNorm) grows to a visible difference within a few steps; elsewhere it does not.
     tolerance = 1e-2 if name == "conv-gru" else 1e-4
