@@ -188,10 +188,10 @@ class CartPole(MujocoTask):
         place, tilt = self._deviation(state["position"], goal["position"])
         speed, spin = state["velocity"].unbind(1)
         deviation = torch.stack([place.clamp(-0.6, 0.6), tilt, speed, spin], 1)
-        balance, factor = torch.empty_like(place), state["pole_length"]
-        for each in factor.unique().tolist():
-            gain = torch.from_numpy(_balance_gain(each)).float().to(self.device)
-            balance[factor == each] = -(deviation[factor == each] @ gain.T)[:, 0]
+        factor = state["pole_length"]
+        lengths, which = factor.unique(return_inverse=True)
+        gains = np.concatenate([_balance_gain(length) for length in lengths.tolist()])
+        balance = -(deviation * torch.from_numpy(gains).float().to(self.device)[which]).sum(1)
         # 0 where it just gets up
         energy = 0.5 * spin.square() - 1.5 * GRAVITY / (POLE_LENGTH * factor) * (1.0 - tilt.cos())
         pump = 0.06 * energy * spin * tilt.cos() - 0.4 * state["position"][:, 0] - 0.3 * speed

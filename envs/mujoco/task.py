@@ -7,7 +7,7 @@ A state has ``position (B, nq)`` and ``velocity (B, nv)`` of the model's joints,
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,7 +146,7 @@ class MujocoTask:
             noise = hash_normal(state["seed"], state["step"], self.action_dim)
             action = action + state["action_noise"][:, None] * noise
         action = action.clamp(self.action_low, self.action_high)
-        physics, fields = self._physics(state, list(self.physical))
+        physics, fields = self._physics(state, self.physical)
         position, velocity = physics.step(state["position"], state["velocity"], action, fields)
         return {**state, "position": position, "velocity": velocity, "step": state["step"] + 1}
 
@@ -219,7 +219,7 @@ class MujocoTask:
         physics, fields = self._physics(state, () if self._shapes is None else self._shapes.names)
         return physics.poses(state["position"], fields)
 
-    def _physics(self, state: State, factors: Sequence[str]) -> tuple[Physics, dict[str, Tensor]]:
+    def _physics(self, state: State, factors: Iterable[str]) -> tuple[Physics, dict[str, Tensor]]:
         """Return the physics that knows what these factors change, if they do, and the model's fields for it."""
         fields = self.fields(state)
         if not self._differs(state, factors):
@@ -227,7 +227,7 @@ class MujocoTask:
         return self._varied, {**fields, **self._changed(state)}
 
     @staticmethod
-    def _differs(state: State, factors: Sequence[str]) -> bool:
+    def _differs(state: State, factors: Iterable[str]) -> bool:
         return any(bool((state[name] != 1.0).any()) for name in factors)
 
     def fields(self, state: State) -> dict[str, Tensor]:  # noqa: ARG002

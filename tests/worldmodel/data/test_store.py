@@ -60,7 +60,7 @@ def test_long_episodes_cross_written_batches_and_read_batches(tmp_path):
 
 
 def test_no_scan_asks_for_more_than_its_share_of_memory(tmp_path, monkeypatch):
-    """Lance may wait forever for room in its buffer: a third of the readings of this kind hung."""
+    """A scan of more than Lance's I/O buffer may wait for room in it forever, within some tens of readings."""
     store = TrajectoryStore.create(tmp_path / "s", {"x": ArraySpec("int64")}, env=ENV)
     for first in range(0, 3000, 1000):
         store.append([{"x": np.arange(first, first + 1000)}], seeds=[first])
