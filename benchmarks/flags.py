@@ -10,8 +10,8 @@ from typing import Any, NoReturn, TypeAlias
 
 Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 RECIPE_NAMES = (
-    "two-rooms, two-rooms-small, two-rooms-full, point-maze-small, reacher-small, cart-pole-small, push-t-small, "
-    "moving-dot or slow-features"
+    "two-rooms, two-rooms-small, two-rooms-full, point-maze-small, point-maze-full, reacher-small, reacher-full, "
+    "cart-pole-small, cart-pole-full, push-t-small, push-t-full, moving-dot or slow-features"
 )
 
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.catalogue import CONTRAST, CONTRAST_ARGS, VARIANCE_COVARIANCE, resolve
+from benchmarks.catalogue import resolve
+from benchmarks.catalogue.weights import CONTRAST, CONTRAST_ARGS, VARIANCE_COVARIANCE
 from benchmarks.recipes import Recipe, override
 from worldmodel.jepa import require_known
 

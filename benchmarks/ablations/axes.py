@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.catalogue import VARIANCE_COVARIANCE
+from benchmarks.catalogue.weights import VARIANCE_COVARIANCE
 from benchmarks.collecting import POLICIES
 from benchmarks.recipes import Recipe
 

@@ -46,6 +46,8 @@ class CartPole(MujocoTask):
 
     Args:
         motion: how ``proprio`` shows what moves: by "velocity", by "history", which is the step before, or by "nothing".
+        positions_in_proprio: show the cart's place and the pole's angle in ``proprio``; without, which the motion
+            "velocity" alone allows, pictures alone show them.
         success_radius: how far the cart may be from its goal [m], the pole within .2 rad of upright, for ten steps.
         image_size: pixels per side.
         render_backend: who draws ``pixels``: "raster", batched, or "mujoco", which needs an OpenGL context.
@@ -72,6 +74,7 @@ class CartPole(MujocoTask):
         self,
         *,
         motion: str = "velocity",
+        positions_in_proprio: bool = True,
         success_radius: float = 0.15,
         image_size: int = 64,
         render_backend: str = "raster",
@@ -80,6 +83,11 @@ class CartPole(MujocoTask):
     ) -> None:
         check_choice("motion", motion, tuple(MOTION))
         self.motion, self.success_radius, self.max_steps = motion, float(success_radius), int(max_steps)
+        self.positions_in_proprio = bool(positions_in_proprio)
+        if not self.positions_in_proprio and motion != "velocity":
+            raise ValueError(
+                f"motion must be 'velocity' where proprioception shows no positions, got {motion!r}"
+            )
         check_positive("success_radius", self.success_radius)
         check_whole("max_steps", self.max_steps, at_least=1)
         super().__init__(
@@ -96,7 +104,7 @@ class CartPole(MujocoTask):
             render_backend=render_backend,
             device=device,
         )
-        high = [2 * RAIL, 1.0, 1.0, *MOTION[motion]]
+        high = [*([2 * RAIL, 1.0, 1.0] if self.positions_in_proprio else []), *MOTION[motion]]
         self.proprio_high = torch.tensor(high, device=self.device)
         self.proprio_low, self.proprio_dim = -self.proprio_high, len(high)
 
@@ -116,8 +124,10 @@ class CartPole(MujocoTask):
         """Return place [m], cosine and sine of the pole's angle, and velocities [m/s], [rad/s], ``(B, 5)``.
 
         With the motion "history", the same of the step before in the place of velocities, ``(B, 6)``; with "nothing",
-        ``(B, 3)``.
+        ``(B, 3)``. Without positions, velocities alone, ``(B, 2)``.
         """
+        if not self.positions_in_proprio:
+            return state["velocity"]
 
         def seen(position: Tensor) -> list[Tensor]:
             return [position[:, :1], position[:, 1:].cos(), position[:, 1:].sin()]
@@ -170,8 +180,12 @@ class CartPole(MujocoTask):
         """Return :meth:`distance` ``(...)`` from ``proprio (..., 5)`` to the goal's, of a pole of the usual length.
 
         Raises:
-            ValueError: proprioception shows no velocity.
+            ValueError: proprioception shows no velocity, or no positions.
         """
+        if not self.positions_in_proprio:
+            raise ValueError(
+                "positions_in_proprio must be true for proprioception to show the distance, got false"
+            )
         if self.motion != "velocity":
             raise ValueError(
                 f"motion must be 'velocity' for proprioception to show the distance, got {self.motion!r}"

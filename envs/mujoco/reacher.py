@@ -39,6 +39,7 @@ class Reacher(MujocoTask):
 
     Args:
         criterion: what has to be where the goal has it: both "joints", or the "fingertip".
+        positions_in_proprio: show the joints' angles in ``proprio``; without, pictures alone show them.
         success_radius: the largest error of either joint [rad], or of the fingertip [m]; None takes .05 and .015.
         image_size: pixels per side.
         render_backend: who draws ``pixels``: "raster", batched, or "mujoco", which needs an OpenGL context.
@@ -47,7 +48,6 @@ class Reacher(MujocoTask):
     """
 
     env_id = "worldmodel/Reacher-v0"
-    proprio_dim = 4
     colours = {"background_color": (245, 243, 238), "arm_color": (38, 50, 72), "tip_color": (214, 40, 40)}  # noqa: RUF012
     drawn_sizes = {"arm_size": "arm_color"}  # noqa: RUF012
     physical = {  # noqa: RUF012
@@ -61,6 +61,7 @@ class Reacher(MujocoTask):
         self,
         *,
         criterion: str = "joints",
+        positions_in_proprio: bool = True,
         success_radius: float | None = None,
         image_size: int = 64,
         render_backend: str = "raster",
@@ -69,6 +70,7 @@ class Reacher(MujocoTask):
     ) -> None:
         check_choice("criterion", criterion, tuple(DEFAULT_RADIUS))
         self.criterion, self.max_steps = criterion, int(max_steps)
+        self.positions_in_proprio = bool(positions_in_proprio)
         self.success_radius = float(DEFAULT_RADIUS[criterion] if success_radius is None else success_radius)
         check_positive("success_radius", self.success_radius)
         check_whole("max_steps", self.max_steps, at_least=1)
@@ -86,13 +88,18 @@ class Reacher(MujocoTask):
             device=device,
         )
         far, fast = LIMIT + 0.6, 12 * SPEED  # limits are soft, most of all for a light arm
-        bound = torch.tensor([far, far, fast, fast], device=self.device)
-        self.proprio_low, self.proprio_high = -bound, bound
+        bound = [*([far, far] if self.positions_in_proprio else []), fast, fast]
+        self.proprio_high = torch.tensor(bound, device=self.device)
+        self.proprio_low, self.proprio_dim = -self.proprio_high, len(bound)
 
     def _start(self, factors: State, generator: torch.Generator) -> State:
         return self._at_rest(
             {}, self._uniform((len(factors["link_length"]), 2), generator) * (LIMIT - MARGIN)
         )
+
+    def proprio(self, state: State) -> Tensor:
+        """Return angles [rad] and velocities [rad/s] of the joints, ``(B, 4)``; of velocities alone ``(B, 2)``."""
+        return super().proprio(state) if self.positions_in_proprio else state["velocity"]
 
     def goal(self, state: State, generator: torch.Generator) -> State:
         """Draw another configuration per world, at rest, of the same factors, that is not solved.

@@ -7,7 +7,8 @@ import pytest
 from benchmarks.ablations import ABLATIONS, run_ablations
 from benchmarks.ablations.axes import data_quality, data_size, door, motion, terms, trajectory_length
 from benchmarks.arguments import build_parser
-from benchmarks.catalogue import VARIANCE_COVARIANCE, resolve
+from benchmarks.catalogue import resolve
+from benchmarks.catalogue.weights import VARIANCE_COVARIANCE
 from benchmarks.cli import main
 from benchmarks.collecting import make_data_policy
 from benchmarks.recipes import override

@@ -93,3 +93,19 @@ def test_a_task_whose_distance_is_not_seen_is_one_sentence(capsys):
     arguments = ["evaluate", str(smoke_run()), "--mode", "2", "--planner-args", "cost=task", "--quiet"]
     assert main(arguments) == 1
     assert "must have a trained readout" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["point-maze", "reacher", "cart-pole", "push-t"])
+def test_at_full_size_the_tasks_are_seen_in_pictures(task, tmp_path):
+    few = ["collect.num_episodes=12", "evaluation.num_tasks=2", "evaluation.num_steps=2"]
+    if task == "point-maze":
+        few += ["critic.paths.num_graphs=1", "collect.env_kwargs.num_mazes=3"]
+    arguments = ["run", task, "--size", "full", "--preset", "smoke", "--out", str(tmp_path / "run")]
+    assert main([*arguments, "--set", *few, "--quiet", "--json", str(tmp_path / "s.json")]) == 0
+    summary = json.loads((tmp_path / "s.json").read_text())
+    assert summary["recipe"] == f"{task}-full"
+    assert set(summary["agents"]) >= {"mode-2", "mode-1", "oracle", "random", "zero"}
+    run = load_run(tmp_path / "run")
+    assert run.model.config.observation["pixels"][0] == 3
+    shown = run.model.config.observation.get("proprio", (0,))
+    assert shown == ((2,) if task in {"reacher", "cart-pole"} else (0,))  # velocities alone

@@ -102,6 +102,6 @@ def test_the_full_size_runs_as_the_small_one_does(tmp_path):
 def test_a_size_that_a_recipe_does_not_have_is_one_sentence(capsys):
     assert main(["run", "moving-dot", "--size", "full", "--quiet"]) == 1
     assert (
-        "size 'full' must be given for a recipe that has it (two-rooms), got 'moving-dot'"
-        in capsys.readouterr().err
+        "size 'full' must be given for a recipe that has it (two-rooms, point-maze, reacher, cart-pole, push-t), "
+        "got 'moving-dot'" in capsys.readouterr().err
     )

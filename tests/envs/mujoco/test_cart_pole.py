@@ -124,3 +124,18 @@ def test_the_tip_of_a_shorter_pole_lacks_less_height():
     state = sim.initial(2, generator(), {"pole_length": [0.6, 1.0]})
     upright, hanging = (sim.goal_at(state, torch.tensor([0.0, angle])) for angle in (0.0, math.pi))
     torch.testing.assert_close(sim.distance(hanging, upright), torch.tensor([1.2, 2.0]))
+
+
+def test_without_positions_proprioception_has_the_velocities_alone():
+    plain, blind = CartPole(), CartPole(positions_in_proprio=False)
+    state = plain.transition(plain.initial(3, generator()), torch.ones(3, 1))
+    assert blind.proprio_dim == len(blind.proprio_high) == len(blind.proprio_low) == 2
+    seen = blind.proprio(state)
+    assert torch.equal(seen, plain.proprio(state)[:, 3:])
+    assert (seen != 0).all()
+    with pytest.raises(
+        ValueError, match="positions_in_proprio must be true for proprioception to show the dist"
+    ):
+        blind.seen_distance(seen, seen)
+    with pytest.raises(ValueError, match="motion must be 'velocity' where proprioception shows no positions"):
+        CartPole(motion="history", positions_in_proprio=False)

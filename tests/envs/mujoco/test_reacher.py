@@ -86,3 +86,13 @@ def test_success_is_about_both_joints_or_the_fingertip():
     assert not joints.success(state, mirrored).item()
     with pytest.raises(ValueError, match=r"a goal's angles must lie within 2\.793 rad"):
         joints.goal_at(state, torch.tensor([math.pi, 0.0]))
+
+
+def test_without_positions_proprioception_has_the_velocities_alone():
+    plain, blind = Reacher(), Reacher(positions_in_proprio=False)
+    state = plain.initial(3, generator())
+    state = plain.transition(state, torch.ones(3, 2))
+    assert blind.proprio_dim == len(blind.proprio_high) == len(blind.proprio_low) == 2
+    assert torch.equal(blind.proprio(state), plain.proprio(state)[:, 2:])
+    assert (blind.proprio(state) != 0).all()
+    assert Reacher(**blind.kwargs).proprio_dim == 2
