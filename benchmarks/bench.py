@@ -57,7 +57,7 @@ def bench_study(arguments: argparse.Namespace) -> dict[str, Any]:
     evaluation = with_changes(
         read_recipe(run).evaluation, num_tasks=arguments.episodes, num_steps=arguments.steps
     )
-    names = ("costs", "horizons", "planners", "factors")
+    names = ("costs", "horizons", "planners", "factors", "agents")
     console = make_console(arguments.quiet)
     with progress_bar(console, "env steps") as update:
         value = run_study(

@@ -69,6 +69,9 @@ def add_bench(verbs: Verbs) -> None:
             study.add_argument("--planners", nargs="+", metavar="NAME", help="only these, e.g. cem mppi")
         if name == "generalisation":
             study.add_argument("--factors", nargs="+", metavar="NAME", help="only these, e.g. door_size")
+            study.add_argument(
+                "--agents", nargs="+", metavar="NAME", help="only these of mode-2, mode-1 and oracle"
+            )
         add_common(study, out="RUN/studies", seed="of the samples (default: the run's)", seed_default=None)
     ablations = bench.add_parser(
         "ablations",

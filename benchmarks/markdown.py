@@ -121,6 +121,39 @@ def _mujoco_entry(rows: Sequence[Mapping[str, Any] | None]) -> str:
     return f"{ever} ({final}) [{100 * low:.0f}–{100 * high:.0f}]"
 
 
+def factors_table(studies: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a line per task and factor of variation: its values, and what either mode reaches at each.
+
+    Args:
+        studies: of generalisation, by the task's name.
+    """
+    lines = ["| task | factor | at | plan | react |", "|---|---|---|---|---|"]
+    for task, study in studies.items():
+        rows = study["rows"]
+        usual = {"together": 0.0}
+        for row in rows:
+            if row["labels"]["factor"] == "together" and row["labels"]["value"] == 0:
+                usual |= row["variation"]
+        for factor in dict.fromkeys(row["labels"]["factor"] for row in rows):
+            found = {
+                (row["labels"]["value"], row["labels"]["agent"]): f"{100 * row['success_rate']:.0f}"
+                for row in rows
+                if row["labels"]["factor"] == factor
+            }
+            values = sorted({value for value, _ in found})
+            cells = [
+                [f"{value:g}" for value in values],
+                *([found.get((value, agent), "–") for value in values] for agent in ("mode-2", "mode-1")),
+            ]
+            at = values.index(usual[factor]) if usual.get(factor) in values else None
+            entries = [
+                " / ".join(f"**{text}**" if place == at else text for place, text in enumerate(cell))
+                for cell in cells
+            ]
+            lines.append(f"| {task} | {factor.replace('_', ' ')} | " + " | ".join(entries) + " |")
+    return "\n".join(lines)
+
+
 def speed_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the figures that have a target, with the comparison measured in the same run."""
     lines = ["| on one core | measured | target | compared with | ratio |", "|---|---|---|---|---|"]

@@ -12,6 +12,7 @@ from benchmarks.policy_checkpoint import POLICIES, policy_folder
 from benchmarks.recipes import EvaluationRecipe, PlannerRecipe, Recipe
 from benchmarks.seeding import make_generator
 from envs.registration import make_simulator
+from worldmodel.jepa import require_known
 
 COSTS = ("last_distance", "summed_distance", "critic", "summed_critic", "critic+last_distance", "task")
 HORIZONS = (4, 8, 16, 32, 90)
@@ -96,6 +97,7 @@ class Choice:
     horizons: Sequence[int] | None = None
     planners: Sequence[str] | None = None
     factors: Sequence[str] | None = None
+    agents: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -197,10 +199,16 @@ def generalisation_cells(subject: Subject) -> list[Cell]:
     """Each factor of variation at values that the data never had, then all of them at once.
 
     The same planner on the true simulator is evaluated beside the agent.
+
+    Raises:
+        ValueError: an environment without factors, or an unknown factor or agent.
     """
     factors, cells = _settings(subject), []
     if not factors:
         raise ValueError(f"a study of factors must be of {' or '.join(FACTORS)}, got {subject.env_id}")
+    agents = ["mode-2", "oracle"] if subject.recipe.actor is None else ["mode-2", "mode-1", "oracle"]
+    for agent in subject.choice.agents or ():
+        require_known("agent", agent, agents)
     for factor in subject.choice.factors or factors:
         if factor not in factors:
             raise ValueError(f"factors must be of {', '.join(factors)}, got {factor!r}")
@@ -208,8 +216,7 @@ def generalisation_cells(subject: Subject) -> list[Cell]:
             evaluation = dataclasses.replace(
                 subject.evaluation, variation={**subject.evaluation.variation, **setting}
             )
-            modes = ["mode-2"] if subject.recipe.actor is None else ["mode-2", "mode-1"]
-            for agent in [*modes, "oracle"]:
+            for agent in subject.choice.agents or agents:
                 labels = {"factor": factor, "value": value, "agent": agent}
                 cells.append(Cell(labels, agent, subject.recipe.planner, evaluation))
     return cells

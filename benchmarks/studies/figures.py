@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ COST_COLOURS = {
 AGENT_COLOURS = {"mode-2": "#0a7d5a", "mode-1": "#2563eb", "oracle": "#9aa0a6"}
 POLICY_COLOURS = {"imagination": "#2563eb", "dagger": "#c2410c", "inverse": "#7a5195", None: "#0a7d5a"}
 SPARE = "#333333"
+MAX_COLUMNS = 5  # panels beside each other
 FACTOR_UNITS = {
     "door_size": "door [px]",
     "wall_width": "wall [px]",
@@ -108,10 +110,16 @@ def draw_policies(rows: Sequence[Row]) -> Figure:
 
 
 def draw_generalisation(rows: Sequence[Row]) -> Figure:
-    """Draw success over each factor of variation, a panel per factor, a line per agent."""
+    """Draw success over each factor of variation, a panel per factor, a line per agent; five panels in a row at most."""
     factors = _distinct(rows, "factor")
-    figure, axes = _panels(1, len(factors), height=2.6)
-    for one, factor in zip(axes[0], factors, strict=True):
+    lines = math.ceil(len(factors) / MAX_COLUMNS)
+    figure, axes = _panels(lines, math.ceil(len(factors) / lines), height=2.6)
+    for line in axes:
+        line[0].set(ylabel="success [%]", ylim=(-3, 103))
+    panels = list(axes.ravel())
+    for spare in panels[len(factors) :]:
+        spare.set_visible(False)
+    for one, factor in zip(panels, factors, strict=False):
         for agent in _distinct(rows, "agent"):
             ours = _sorted(rows, "value", factor=factor, agent=agent)
             values = [row["labels"]["value"] for row in ours]

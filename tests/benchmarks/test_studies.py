@@ -22,6 +22,7 @@ from benchmarks.studies.cells import (
     planner_cells,
     policy_cells,
 )
+from benchmarks.studies.figures import draw_generalisation
 from envs.registration import make_simulator
 from planners import PLANNERS as ALL_PLANNERS
 from planners import make_planner
@@ -99,6 +100,28 @@ def test_the_generalisation_study_sets_one_factor_at_a_time_and_holds_the_defaul
         assert tasks.start[cell.labels["factor"]].tolist() == [cell.labels["value"]] * 3
     with pytest.raises(ValueError, match="factors must be of door_size.*got 'gravity'"):
         generalisation_cells(subject(factors=["gravity"]))
+
+
+def test_a_study_of_factors_may_be_of_some_agents():
+    cells = generalisation_cells(subject(factors=["speed"], agents=["mode-1"]))
+    assert [cell.agent for cell in cells] == ["mode-1"] * 5
+    with pytest.raises(ValueError, match="agent must be one of .*, got 'mode-3'; did you mean"):
+        generalisation_cells(subject(agents=["mode-3"]))
+
+
+def test_many_factors_are_drawn_in_rows_of_five_panels():
+    rows = [
+        {
+            "labels": {"factor": factor, "value": 1.0, "agent": "mode-1"},
+            "success_rate": 0.5,
+            "ci95": [0.4, 0.6],
+        }
+        for factor in "abcdefg"
+    ]
+    panels = draw_generalisation(rows).axes
+    assert [panel.get_visible() for panel in panels] == [True] * 7 + [False]
+    assert [panel.get_subplotspec().colspan.start for panel in panels] == [0, 1, 2, 3] * 2
+    assert {panel.get_ylim() for panel in panels} == {(-3, 103)}
 
 
 def test_all_factors_together_go_from_their_defaults_to_their_last_values():
