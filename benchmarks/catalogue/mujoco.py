@@ -143,7 +143,7 @@ def push_t_small() -> Recipe:
             values=ValueIterationConfig(),
         ),
         actor=ActorRecipe(
-            FitConfig(num_steps=18000, lr=1e-3, checkpoint_every=1000),
+            FitConfig(num_steps=36000, lr=1e-3, checkpoint_every=1000),
             cost="task+critic",
             horizon=4,
             batch_size=256,
