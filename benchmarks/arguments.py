@@ -75,7 +75,7 @@ def _add_run(verbs: Verbs) -> None:
     run.add_argument(
         "--size",
         choices=("small", "full"),
-        help="small for a CPU, full for a GPU; of two-rooms, with a new layout per episode",
+        help="small for a CPU, full for a GPU; of two-rooms (with a new layout per episode) and the MuJoCo tasks",
     )
     add_objective(run)
     add_common(run, out="runs/<RECIPE>-seed<SEED>", seed="of everything")

@@ -186,7 +186,7 @@ class MovingDot:
         cols = gaussian_profile(self._centres, x, std)
         pixels = torch.empty((num, dots, size, size), dtype=torch.uint8, device=self.device)
         offset = self._distractor.offset(state["seed"], state["step"]) if self._distractor else ()
-        starts = chunks(num, dots * size * size)
+        starts = chunks(num, dots * size * size, pixels.device)
         for start in starts:
             part = slice(start, start + starts.step)
             flat = slice(start * dots, (start + starts.step) * dots)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 2**20  # size of one float32 buffer; a handful of them stays in a core's cache
+CHUNK_BYTES = 2**20  # size of one float32 buffer on a CPU; a handful of them stays in a core's cache
+GPU_CHUNK_BYTES = 2**28  # elsewhere, where what counts is that there are few
 
 
 def pixel_centres(image_size: int, world_size: int, device: torch.device) -> Tensor:
@@ -40,6 +41,7 @@ def store_uint8(pixels: Tensor, values: Tensor) -> None:
     pixels.copy_(values.add_(0.5).to(torch.int16))
 
 
-def chunks(num: int, floats_per_image: int) -> range:
-    """Return chunk starts; ``range.step`` is the number of images whose floats fit ``CHUNK_BYTES``."""
-    return range(0, num, max(1, CHUNK_BYTES // (4 * floats_per_image)))
+def chunks(num: int, floats_per_image: int, device: torch.device) -> range:
+    """Return chunk starts; ``range.step`` is the number of images whose floats fit a chunk of the device."""
+    size = CHUNK_BYTES if device.type == "cpu" else GPU_CHUNK_BYTES
+    return range(0, num, max(1, size // (4 * floats_per_image)))

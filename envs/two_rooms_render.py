@@ -40,7 +40,7 @@ class TwoRoomsRenderer:
         wall_x, wall_y = self._wall_profiles(state, peak)
         border = self.border * peak
         pixels = torch.empty((num, 3 if self.rgb else 2, size, size), dtype=torch.uint8, device=dot_x.device)
-        starts = chunks(num, size * size)
+        starts = chunks(num, size * size, pixels.device)
         for start in starts:
             part = slice(start, start + starts.step)
             dot = outer(dot_y[part], dot_x[part])  # (b, S, S) in [0, peak]

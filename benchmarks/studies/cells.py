@@ -209,14 +209,14 @@ def generalisation_cells(subject: Subject) -> list[Cell]:
     agents = ["mode-2", "oracle"] if subject.recipe.actor is None else ["mode-2", "mode-1", "oracle"]
     for agent in subject.choice.agents or ():
         require_known("agent", agent, agents)
-    for factor in subject.choice.factors or factors:
+    for factor in dict.fromkeys(subject.choice.factors or factors):
         if factor not in factors:
             raise ValueError(f"factors must be of {', '.join(factors)}, got {factor!r}")
         for value, setting in factors[factor].items():
             evaluation = dataclasses.replace(
                 subject.evaluation, variation={**subject.evaluation.variation, **setting}
             )
-            for agent in subject.choice.agents or agents:
+            for agent in dict.fromkeys(subject.choice.agents or agents):
                 labels = {"factor": factor, "value": value, "agent": agent}
                 cells.append(Cell(labels, agent, subject.recipe.planner, evaluation))
     return cells

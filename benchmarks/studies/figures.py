@@ -114,12 +114,12 @@ def draw_generalisation(rows: Sequence[Row]) -> Figure:
     factors = _distinct(rows, "factor")
     lines = math.ceil(len(factors) / MAX_COLUMNS)
     figure, axes = _panels(lines, math.ceil(len(factors) / lines), height=2.6)
-    for line in axes:
+    for line in axes[1:]:
         line[0].set(ylabel="success [%]", ylim=(-3, 103))
     panels = list(axes.ravel())
     for spare in panels[len(factors) :]:
         spare.set_visible(False)
-    for one, factor in zip(panels, factors, strict=False):
+    for one, factor in zip(panels[: len(factors)], factors, strict=True):
         for agent in _distinct(rows, "agent"):
             ours = _sorted(rows, "value", factor=factor, agent=agent)
             values = [row["labels"]["value"] for row in ours]

@@ -106,7 +106,7 @@ class Rasteriser:
         if looks is not None:
             centres, sizes = self._through_camera(centres, sizes, looks)
         pixels = torch.empty((num, 3, size, size), dtype=torch.uint8, device=centres.device)
-        steps = chunks(num, 3 * size * size)
+        steps = chunks(num, 3 * size * size, pixels.device)
         for start in steps:
             part = slice(start, start + steps.step)
             image = (

@@ -106,6 +106,8 @@ def test_at_full_size_the_tasks_are_seen_in_pictures(task, tmp_path):
     assert summary["recipe"] == f"{task}-full"
     assert set(summary["agents"]) >= {"mode-2", "mode-1", "oracle", "random", "zero"}
     run = load_run(tmp_path / "run")
-    assert run.model.config.observation["pixels"][0] == 3
+    size, shape = (72, (16, 9, 9)) if task == "point-maze" else (64, (64,))  # a position per cell of a maze
+    assert run.model.config.observation["pixels"] == (3, size, size)
+    assert run.model.embedding_shape == shape
     shown = run.model.config.observation.get("proprio", (0,))
     assert shown == ((2,) if task in {"reacher", "cart-pole"} else (0,))  # velocities alone

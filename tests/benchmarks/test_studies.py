@@ -9,6 +9,7 @@ import pytest
 from benchmarks.catalogue import resolve
 from benchmarks.cli import main
 from benchmarks.evaluation import draw_tasks
+from benchmarks.markdown import factors_table
 from benchmarks.policy_checkpoint import policy_folder
 from benchmarks.recipes import EvaluationRecipe, override
 from benchmarks.studies.cells import (
@@ -105,23 +106,48 @@ def test_the_generalisation_study_sets_one_factor_at_a_time_and_holds_the_defaul
 def test_a_study_of_factors_may_be_of_some_agents():
     cells = generalisation_cells(subject(factors=["speed"], agents=["mode-1"]))
     assert [cell.agent for cell in cells] == ["mode-1"] * 5
+    assert len(generalisation_cells(subject(factors=["speed"] * 2, agents=["mode-1"] * 2))) == 5
     with pytest.raises(ValueError, match="agent must be one of .*, got 'mode-3'; did you mean"):
         generalisation_cells(subject(agents=["mode-3"]))
 
 
-def test_many_factors_are_drawn_in_rows_of_five_panels():
+@pytest.mark.parametrize(
+    ("count", "columns"), [(5, [0, 1, 2, 3, 4]), (6, [0, 1, 2] * 2), (7, [0, 1, 2, 3] * 2)]
+)
+def test_factors_are_drawn_in_rows_of_five_panels_at_most(count, columns):
     rows = [
         {
             "labels": {"factor": factor, "value": 1.0, "agent": "mode-1"},
             "success_rate": 0.5,
             "ci95": [0.4, 0.6],
         }
-        for factor in "abcdefg"
+        for factor in "abcdefg"[:count]
     ]
     panels = draw_generalisation(rows).axes
-    assert [panel.get_visible() for panel in panels] == [True] * 7 + [False]
-    assert [panel.get_subplotspec().colspan.start for panel in panels] == [0, 1, 2, 3] * 2
+    assert [panel.get_visible() for panel in panels] == [place < count for place in range(len(columns))]
+    assert [panel.get_subplotspec().colspan.start for panel in panels] == columns
     assert {panel.get_ylim() for panel in panels} == {(-3, 103)}
+
+
+def test_the_table_of_factors_marks_what_the_data_have():
+    def row(factor, value, agent, rate, variation):
+        labels = {"factor": factor, "value": value, "agent": agent}
+        return {"labels": labels, "success_rate": rate, "variation": variation}
+
+    usual = {"mass": 1.0}
+    rows = [
+        row("mass", 2.0, "mode-1", 0.5, {"mass": 2.0}),
+        row("mass", 1.0, "mode-1", 0.9, usual),
+        row("mass", 1.0, "mode-2", 1.0, usual),
+    ]
+    together = row("together", 0.0, "mode-1", 0.9, usual)
+    assert factors_table({"a task": {"rows": [*rows, together]}}).splitlines()[2:] == [
+        "| a task | mass | **1** / 2 | **100** / – | **90** / 50 |",
+        "| a task | together | **0** | **–** | **90** |",
+    ]
+    assert factors_table({"a task": {"rows": rows}}).splitlines()[2] == (
+        "| a task | mass | 1 / 2 | 100 / – | 90 / 50 |"  # where it is not known, nothing is marked
+    )
 
 
 def test_all_factors_together_go_from_their_defaults_to_their_last_values():
@@ -169,7 +195,7 @@ def test_colours_are_factors_of_rgb_frames_and_lead_away_from_the_default():
     [
         ("planners", ["--planners", "cem", "gradient", "--horizons", "2", "4", "--costs", "critic"]),
         ("policies", []),
-        ("generalisation", ["--factors", "action_noise"]),
+        ("generalisation", ["--factors", "action_noise", "--agents", "mode-1"]),
     ],
 )
 def test_a_study_runs_is_drawn_and_goes_on_where_it_stopped(run, capsys, name, few):
@@ -180,6 +206,8 @@ def test_a_study_runs_is_drawn_and_goes_on_where_it_stopped(run, capsys, name, f
     assert json.loads(path.read_text())["rows"] == value["rows"]
     assert (run / "studies" / f"{name}.png").stat().st_size > 5_000
     assert all(row["bounds_respected"] for row in value["rows"])
+    if name == "generalisation":
+        assert {row["labels"]["agent"] for row in value["rows"]} == {"mode-1"}
     path.write_text(json.dumps({**value, "rows": value["rows"][:-1]}))
     assert main(command) == 0
     again = json.loads(capsys.readouterr().out)["rows"]

@@ -16,6 +16,8 @@ CONFIGS = [
     *((env_id, {}) for env_id in envs.registered_ids()),
     ("worldmodel/TwoRooms-v0", {"layout": "random", "rgb": True, "image_size": 32, "goal_room": "any"}),
     ("worldmodel/MovingDot-v0", {"num_dots": 3, "distractor": "uniform", "motion": "rolling"}),
+    ("worldmodel/Reacher-v0", {"positions_in_proprio": False}),
+    ("worldmodel/CartPole-v0", {"positions_in_proprio": False}),
 ]
 
 

@@ -133,6 +133,7 @@ def test_without_positions_proprioception_has_the_velocities_alone():
     seen = blind.proprio(state)
     assert torch.equal(seen, plain.proprio(state)[:, 3:])
     assert (seen != 0).all()
+    assert CartPole(**blind.kwargs).proprio_dim == 2
     with pytest.raises(
         ValueError, match="positions_in_proprio must be true for proprioception to show the dist"
     ):
