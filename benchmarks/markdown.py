@@ -121,13 +121,21 @@ def _mujoco_entry(rows: Sequence[Mapping[str, Any] | None]) -> str:
     return f"{ever} ({final}) [{100 * low:.0f}–{100 * high:.0f}]"
 
 
+FACTOR_STUDIES = {"PointMaze": "point-maze-small-seed0", "Push-T": "push-t-small-seed0"}  # task -> run
+
+
 def factors_table(studies: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a line per task and factor of variation: its values, and what either mode reaches at each.
 
     Args:
         studies: of generalisation, by the task's name.
     """
-    lines = ["| task | factor | at | plan | react |", "|---|---|---|---|---|"]
+    studied = {row["labels"]["agent"] for study in studies.values() for row in study["rows"]}
+    agents = {name: words for name, words in (("mode-2", "plan"), ("mode-1", "react")) if name in studied}
+    lines = [
+        "| task | factor | at | " + " | ".join(agents.values()) + " |",
+        "|---|---|---|" + "---|" * len(agents),
+    ]
     for task, study in studies.items():
         rows = study["rows"]
         usual = {"together": 0.0}
@@ -143,7 +151,7 @@ def factors_table(studies: Mapping[str, Mapping[str, Any]]) -> str:
             values = sorted({value for value, _ in found})
             cells = [
                 [f"{value:g}" for value in values],
-                *([found.get((value, agent), "–") for value in values] for agent in ("mode-2", "mode-1")),
+                *([found.get((value, agent), "–") for value in values] for agent in agents),
             ]
             at = values.index(usual[factor]) if usual.get(factor) in values else None
             entries = [
@@ -152,6 +160,15 @@ def factors_table(studies: Mapping[str, Mapping[str, Any]]) -> str:
             ]
             lines.append(f"| {task} | {factor.replace('_', ' ')} | " + " | ".join(entries) + " |")
     return "\n".join(lines)
+
+
+def load_factor_studies() -> dict[str, dict[str, Any]]:
+    """Return the committed studies of factors of the MuJoCo tasks, by the task's name."""
+    return {
+        task: load_study(run, "generalisation")
+        for task, run in FACTOR_STUDIES.items()
+        if (RESULTS / f"{run}-generalisation.json").exists()
+    }
 
 
 def speed_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -366,6 +383,7 @@ if __name__ == "__main__":
     print(quickstart_table(load_summaries("two-rooms-small")), "\n")
     print(policies_table(load_study("two-rooms-small-seed0", "policies")), "\n")
     print(mujoco_table(), "\n")
+    print(factors_table(load_factor_studies()), "\n")
     print(speed_table(load_speed()), "\n")
     value = load_slow_features()
     for part in (slow_features_table, planning_table, wanted_table):

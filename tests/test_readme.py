@@ -13,6 +13,8 @@ from benchmarks.markdown import (
     ablations_table,
     alarm_sentence,
     cost_sentence,
+    factors_table,
+    load_factor_studies,
     load_slow_features,
     load_speed,
     load_study,
@@ -67,6 +69,7 @@ def test_tables_are_those_of_the_committed_results():
     assert policies_table(load_study("two-rooms-small-seed0", "policies")) in README
     assert speed_table(load_speed()) in README
     assert mujoco_table() in README
+    assert factors_table(load_factor_studies()) in README
     for recipe in ("two-rooms", "two-rooms-small"):
         assert ablations_table(load_study(f"{recipe}-ablations", "terms")) in README
 
