@@ -121,7 +121,11 @@ def _mujoco_entry(rows: Sequence[Mapping[str, Any] | None]) -> str:
     return f"{ever} ({final}) [{100 * low:.0f}–{100 * high:.0f}]"
 
 
-FACTOR_STUDIES = {"PointMaze": "point-maze-small-seed0", "Push-T": "push-t-small-seed0"}  # task -> run
+FACTOR_STUDIES = {  # task -> run
+    "PointMaze": "point-maze-small-seed0",
+    "Reacher": "reacher-small-seed0",
+    "Push-T": "push-t-small-seed0",
+}
 
 
 def factors_table(studies: Mapping[str, Mapping[str, Any]]) -> str:
