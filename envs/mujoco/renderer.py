@@ -31,16 +31,21 @@ class MujocoRenderer:
         RuntimeError: there is no OpenGL context to be had (``MUJOCO_GL=egl`` needs no display).
     """
 
+    _refusal: str | None = None  # why there was none: asked again, MuJoCo 4.0 would abort the process
+
     def __init__(self, model: mujoco.MjModel, size: int) -> None:
+        if MujocoRenderer._refusal is not None:
+            raise RuntimeError(MujocoRenderer._refusal)
         for name in ("offwidth", "offheight"):  # of the framebuffer
             setattr(model.vis.global_, name, max(size, getattr(model.vis.global_, name)))
         try:
             self._renderer = mujoco.Renderer(model, size, size)
         except Exception as error:  # the bindings raise whatever their OpenGL library does
-            raise RuntimeError(
+            MujocoRenderer._refusal = (
                 f"MuJoCo's renderer must have an OpenGL context, got {error!r}; try MUJOCO_GL=egl, "
                 "or render_backend='raster'"
-            ) from error
+            )
+            raise RuntimeError(MujocoRenderer._refusal) from error
         for flag in (
             mujoco.mjtRndFlag.mjRND_SHADOW,
             mujoco.mjtRndFlag.mjRND_REFLECTION,

@@ -1,6 +1,9 @@
 """What holds for every MuJoCo task: physics bit for bit, pictures like MuJoCo's own, transitions that are functions."""
 
 import itertools
+import os
+import subprocess
+import sys
 
 import mujoco
 import numpy as np
@@ -149,6 +152,27 @@ def test_a_rebuilt_simulator_draws_the_same_worlds_and_pictures(make):
     state, same = sim.initial(4, generator()), again.initial(4, generator())
     assert torch.equal(sim.pixels(state), again.pixels(same))
     assert torch.equal(sim.goal(state, generator(1))["position"], again.goal(same, generator(1))["position"])
+
+
+def test_without_opengl_every_attempt_is_a_sentence():
+    code = """
+from envs.mujoco.reacher import Reacher
+import torch
+for _ in range(2):
+    sim = Reacher(render_backend="mujoco")
+    try:
+        sim.pixels(sim.initial(1, torch.Generator()))
+    except RuntimeError as error:
+        print(str(error)[:51])
+"""
+    hidden = ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")
+    without = {name: value for name, value in os.environ.items() if name not in hidden}
+    asked = subprocess.run(
+        [sys.executable, "-c", code], env=without, capture_output=True, text=True, check=False
+    )
+    assert asked.returncode == 0, asked.stderr
+    said = "MuJoCo's renderer must have an OpenGL context, got "
+    assert asked.stdout.splitlines() in ([said] * 2, [])  # no lines: MuJoCo found a context by itself
 
 
 @pytest.fixture(scope="module")
