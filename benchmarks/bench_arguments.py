@@ -57,22 +57,7 @@ def add_bench(verbs: Verbs) -> None:
         ("policies", "the run's policies alone, and in front of a planner with fewer and fewer samples"),
         ("generalisation", "factors of variation that the data never had"),
     ):
-        study = bench.add_parser(
-            name, help=about, description=f"A study of one run: {about}; goes on where a killed call stopped."
-        )
-        study.add_argument("run", metavar="RUN", help="folder of a trained run")
-        study.add_argument("--episodes", type=positive_int, help="tasks of each cell (default: the recipe's)")
-        study.add_argument("--steps", type=positive_int, help="budget of env steps (default: the recipe's)")
-        if name == "planners":
-            study.add_argument("--costs", nargs="+", metavar="COST", help="only these, e.g. summed_critic")
-            study.add_argument("--horizons", nargs="+", type=positive_int, metavar="STEPS", help="only these")
-            study.add_argument("--planners", nargs="+", metavar="NAME", help="only these, e.g. cem mppi")
-        if name == "generalisation":
-            study.add_argument("--factors", nargs="+", metavar="NAME", help="only these, e.g. door_size")
-            study.add_argument(
-                "--agents", nargs="+", metavar="NAME", help="only these of mode-2, mode-1 and oracle"
-            )
-        add_common(study, out="RUN/studies", seed="of the samples (default: the run's)", seed_default=None)
+        _add_study(bench, name, about)
     ablations = bench.add_parser(
         "ablations",
         help="a recipe trained again with one thing changed",
@@ -113,3 +98,23 @@ def add_bench(verbs: Verbs) -> None:
     speed.add_argument("--preset", default="default", choices=("default", "smoke"))
     speed.add_argument("--out", metavar="DIR", help="also write DIR/speed.json")
     add_json(speed)
+
+
+def _add_study(bench: Verbs, name: str, about: str) -> None:
+    """One study of a run."""
+    study = bench.add_parser(
+        name, help=about, description=f"A study of one run: {about}; goes on where a killed call stopped."
+    )
+    study.add_argument("run", metavar="RUN", help="folder of a trained run")
+    study.add_argument("--episodes", type=positive_int, help="tasks of each cell (default: the recipe's)")
+    study.add_argument("--steps", type=positive_int, help="budget of env steps (default: the recipe's)")
+    if name == "planners":
+        study.add_argument("--costs", nargs="+", metavar="COST", help="only these, e.g. summed_critic")
+        study.add_argument("--horizons", nargs="+", type=positive_int, metavar="STEPS", help="only these")
+        study.add_argument("--planners", nargs="+", metavar="NAME", help="only these, e.g. cem mppi")
+    if name == "generalisation":
+        study.add_argument("--factors", nargs="+", metavar="NAME", help="only these, e.g. door_size")
+        study.add_argument(
+            "--agents", nargs="+", metavar="NAME", help="only these of mode-2, mode-1 and oracle"
+        )
+    add_common(study, out="RUN/studies", seed="of the samples (default: the run's)", seed_default=None)

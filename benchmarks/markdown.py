@@ -168,11 +168,7 @@ def factors_table(studies: Mapping[str, Mapping[str, Any]]) -> str:
 
 def load_factor_studies() -> dict[str, dict[str, Any]]:
     """Return the committed studies of factors of the MuJoCo tasks, by the task's name."""
-    return {
-        task: load_study(run, "generalisation")
-        for task, run in FACTOR_STUDIES.items()
-        if (RESULTS / f"{run}-generalisation.json").exists()
-    }
+    return {task: load_study(run, "generalisation") for task, run in FACTOR_STUDIES.items()}
 
 
 def speed_table(rows: Sequence[Mapping[str, Any]]) -> str:

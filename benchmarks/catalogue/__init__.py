@@ -1,5 +1,5 @@
 """The recipes."""
 
-from benchmarks.catalogue.names import PRESETS, RECIPES, resolve, sized
+from benchmarks.catalogue.names import RECIPES, resolve, sized
 
-__all__ = ["PRESETS", "RECIPES", "resolve", "sized"]
+__all__ = ["RECIPES", "resolve", "sized"]

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.catalogue.two_rooms import two_rooms_small
+from benchmarks.catalogue.two_rooms import two_rooms_full, two_rooms_small
 from benchmarks.catalogue.weights import CONTRAST, VARIANCE_COVARIANCE
 from benchmarks.recipes import (
     ActorRecipe,
@@ -246,33 +246,25 @@ def push_t_full() -> Recipe:
 
 
 def point_maze_full() -> Recipe:
-    """PointMaze 7 x 7 from finer pictures of more mazes, a wider model, for a GPU."""
-    small = point_maze_small()
+    """PointMaze 7 x 7 from finer pictures of more mazes, a wider model, for a GPU: again as for rooms of this size."""
+    small, rooms = point_maze_small(), two_rooms_full()
     assert small.predictor is not None
+    assert rooms.predictor is not None
     assert small.critic is not None
     assert small.critic.paths is not None
+    # 72 -> 36 -> 18 -> 9 rows and columns: one position per cell, as at the small size.
+    cells = {**rooms.model.encoder_args, "strides": [2, 2, 2, 1], "pool": 1}
     return dataclasses.replace(
         small,
         name="point-maze-full",
         collect=dataclasses.replace(
             small.collect, env_kwargs={"image_size": 72, "num_mazes": 1000}, num_episodes=40_000
         ),
-        model=dataclasses.replace(
-            small.model,
-            # 72 -> 36 -> 18 -> 9 rows and columns: one position per cell, as at the small size.
-            encoder_args={
-                "channels": [32, 64, 64, 64],
-                "kernels": [5, 5, 3, 3],
-                "strides": [2, 2, 2, 1],
-                "pool": 1,
-                "feature_map": True,
-            },
-            predictor_args={"hidden_channels": 64, "num_layers": 4},
-        ),
-        objective=dataclasses.replace(small.objective, batch_size=128),
-        world_model=dataclasses.replace(small.world_model, num_steps=4000),
+        model=dataclasses.replace(rooms.model, encoder_args=cells),
+        objective=dataclasses.replace(small.objective, batch_size=rooms.objective.batch_size),
+        world_model=rooms.world_model,
         predictor=dataclasses.replace(
-            small.predictor, fit=dataclasses.replace(small.predictor.fit, num_steps=4000), max_episodes=16_000
+            small.predictor, fit=rooms.predictor.fit, max_episodes=rooms.predictor.max_episodes
         ),
         critic=dataclasses.replace(
             small.critic, paths=dataclasses.replace(small.critic.paths, num_graphs=500)

@@ -41,11 +41,13 @@ class MujocoRenderer:
         try:
             self._renderer = mujoco.Renderer(model, size, size)
         except Exception as error:  # the bindings raise whatever their OpenGL library does
-            MujocoRenderer._refusal = (
+            sentence = (
                 f"MuJoCo's renderer must have an OpenGL context, got {error!r}; try MUJOCO_GL=egl, "
                 "or render_backend='raster'"
             )
-            raise RuntimeError(MujocoRenderer._refusal) from error
+            if "platform library has not been loaded" in str(error):
+                MujocoRenderer._refusal = sentence
+            raise RuntimeError(sentence) from error
         for flag in (
             mujoco.mjtRndFlag.mjRND_SHADOW,
             mujoco.mjtRndFlag.mjRND_REFLECTION,
