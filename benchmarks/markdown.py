@@ -71,6 +71,7 @@ MUJOCO = {
 MUJOCO_ROWS = {
     **ROWS,
     "oracle-straight": "the same, by straight distance",
+    "oracle-own": "a planner of the task's own on the true simulator",
     "expert": "a script that knows the task",
     "correlated": "correlated noise",
 }
@@ -79,10 +80,11 @@ MUJOCO_ROWS = {
 def mujoco_table() -> str:
     """Return a column per MuJoCo task that has committed results, a line per agent, seeds side by side.
 
-    Results of an earlier commit, whose recipe was another, say so.
+    Results of an earlier commit, whose recipe was another, say so. The task's own planner is that of ``bench references``.
     """
     found = {name: load_summaries(name) for name in MUJOCO}
     found = {name: summaries for name, summaries in found.items() if summaries}
+    own = {name: load_oracle(name) for name in found}
     heads = [
         f"{MUJOCO[name]}: {one[0]['tasks']} tasks, seed{'s' * (len(one) > 1)} "
         + ", ".join(f"{summary['seed']}{'†' * ('commit' in summary)}" for summary in one)
@@ -90,8 +92,14 @@ def mujoco_table() -> str:
     ]
     lines = ["| success within the budget (at its end) [%] | " + " | ".join(heads) + " |"]
     lines.append("|---|" + "---|" * len(found))
-    for agent in AGENT_ORDER:
-        entries = [_mujoco_entry([summary["agents"].get(agent) for summary in one]) for one in found.values()]
+    place = AGENT_ORDER.index("expert")
+    for agent in (*AGENT_ORDER[:place], "oracle-own", *AGENT_ORDER[place:]):
+        entries = [
+            _mujoco_entry(
+                [own[name]] if agent == "oracle-own" else [each["agents"].get(agent) for each in one]
+            )
+            for name, one in found.items()
+        ]
         if set(entries) != {"–"}:
             lines.append(f"| {MUJOCO_ROWS[agent]} | " + " | ".join(entries) + " |")
     for agent, words in (("mode-2", "plan"), ("mode-1", "react")):
@@ -125,11 +133,12 @@ FACTOR_STUDIES = {  # task -> run
     "PointMaze": "point-maze-small-seed0",
     "Reacher": "reacher-small-seed0",
     "Push-T": "push-t-small-seed0",
+    "cart-pole": "cart-pole-small-seed0",
 }
 
 
 def factors_table(studies: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a line per task and factor of variation: its values, and what either mode reaches at each.
+    """Return a line per task and factor of variation: its values, and what either mode reaches at each (and at the end).
 
     Args:
         studies: of generalisation, by the task's name.
@@ -137,7 +146,9 @@ def factors_table(studies: Mapping[str, Mapping[str, Any]]) -> str:
     studied = {row["labels"]["agent"] for study in studies.values() for row in study["rows"]}
     agents = {name: words for name, words in (("mode-2", "plan"), ("mode-1", "react")) if name in studied}
     lines = [
-        "| task | factor | at | " + " | ".join(agents.values()) + " |",
+        "| task | factor | at | "
+        + " | ".join(f"{words}, within the budget (at its end) [%]" for words in agents.values())
+        + " |",
         "|---|---|---|" + "---|" * len(agents),
     ]
     for task, study in studies.items():
@@ -148,7 +159,9 @@ def factors_table(studies: Mapping[str, Mapping[str, Any]]) -> str:
                 usual |= row["variation"]
         for factor in dict.fromkeys(row["labels"]["factor"] for row in rows):
             found = {
-                (row["labels"]["value"], row["labels"]["agent"]): f"{100 * row['success_rate']:.0f}"
+                (row["labels"]["value"], row["labels"]["agent"]): (
+                    f"{100 * row['success_rate']:.0f} ({100 * row['success_rate_final']:.0f})"
+                )
                 for row in rows
                 if row["labels"]["factor"] == factor
             }
@@ -371,6 +384,15 @@ def load_study(run: str, name: str) -> dict[str, Any]:
 def load_summaries(recipe: str = "quickstart") -> list[dict[str, Any]]:
     """Read the committed summaries of a recipe's runs, by seed."""
     return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{recipe}-seed[0-9].json"))]
+
+
+def load_oracle(recipe: str) -> dict[str, Any] | None:
+    """Read what the planner of ``bench references`` reached on the tasks of a recipe; None where nobody ran it."""
+    path = RESULTS / f"{recipe}-references.json"
+    if not path.exists():
+        return None
+    rows = json.loads(path.read_text())["evaluations"]
+    return next(row for row in rows if row["agent"] == "oracle")
 
 
 def load_speed() -> list[dict[str, Any]]:

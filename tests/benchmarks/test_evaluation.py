@@ -319,4 +319,6 @@ def test_references_need_no_run(capsys):
     planned = {row["agent"]: row["planner_settings"] for row in rows if row["planner"]}
     assert planned.keys() == {"oracle", "oracle-straight"}
     assert planned["oracle"]["args"]["num_samples"] == 8
+    assert planned["oracle"]["cost"] == "summed_true_distance"
+    assert planned["oracle-straight"]["cost"] == "summed_straight_distance"
     assert all(row["episodes"] == 4 and row["num_steps"] == 3 for row in rows)

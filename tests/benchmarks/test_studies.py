@@ -132,7 +132,8 @@ def test_factors_are_drawn_in_rows_of_five_panels_at_most(count, columns):
 def test_the_table_of_factors_marks_what_the_data_have():
     def row(factor, value, agent, rate, variation):
         labels = {"factor": factor, "value": value, "agent": agent}
-        return {"labels": labels, "success_rate": rate, "variation": variation}
+        final = rate / 2
+        return {"labels": labels, "success_rate": rate, "success_rate_final": final, "variation": variation}
 
     usual = {"mass": 1.0}
     rows = [
@@ -142,11 +143,11 @@ def test_the_table_of_factors_marks_what_the_data_have():
     ]
     together = row("together", 0.0, "mode-1", 0.9, usual)
     assert factors_table({"a task": {"rows": [*rows, together]}}).splitlines()[2:] == [
-        "| a task | mass | **1** / 2 | **100** / – | **90** / 50 |",
-        "| a task | together | **0** | **–** | **90** |",
+        "| a task | mass | **1** / 2 | **100 (50)** / – | **90 (45)** / 50 (25) |",
+        "| a task | together | **0** | **–** | **90 (45)** |",
     ]
     assert factors_table({"a task": {"rows": rows}}).splitlines()[2] == (
-        "| a task | mass | 1 / 2 | 100 / – | 90 / 50 |"  # where it is not known, nothing is marked
+        "| a task | mass | 1 / 2 | 100 (50) / – | 90 (45) / 50 (25) |"  # where it is not known, nothing is marked
     )
 
 
