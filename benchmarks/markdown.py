@@ -72,7 +72,7 @@ MUJOCO_ROWS = {
     **ROWS,
     "oracle-straight": "the same, by straight distance",
     "oracle-own": "a planner of the task's own on the true simulator",
-    "expert": "a script that knows the task",
+    "expert": "scripted expert",
     "correlated": "correlated noise",
 }
 
@@ -80,7 +80,7 @@ MUJOCO_ROWS = {
 def mujoco_table() -> str:
     """Return a column per MuJoCo task that has committed results, a line per agent, seeds side by side.
 
-    Results of an earlier commit, whose recipe was another, say so. The task's own planner is that of ``bench references``.
+    Results of an earlier commit, whose recipe was another, say so. The task's own planner is of ``bench references``.
     """
     found = {name: load_summaries(name) for name in MUJOCO}
     found = {name: summaries for name, summaries in found.items() if summaries}
@@ -208,7 +208,7 @@ DOT_CONDITIONS = (
     ("dot", "structured", "rolling", 1.0),
 )
 OBJECTIVE_WORDS = {
-    "supervised": "supervised, the upper line",
+    "supervised": "supervised upper bound",
     "controllable": "**controllable**",
     "controllable-static": "**controllable-static**",
     "vicreg": "VICReg",
@@ -309,7 +309,7 @@ def _number(value: float) -> str:
 
 
 def policies_table(study: Mapping[str, Any]) -> str:
-    """Return the policies alone, and the planner with all and with a quarter of its samples, alone and begun by each."""
+    """Return the policies, and the planner with all and a quarter of its samples, alone and warm-started by each."""
     most = max(row["labels"]["samples"] for row in study["rows"])
     lines = [
         f"| on {study['evaluation']['num_tasks']} tasks | samples | within {study['evaluation']['num_steps']} steps | "
@@ -323,7 +323,7 @@ def policies_table(study: Mapping[str, Any]) -> str:
         words = {
             "1": f"**react**: {labels['policy']}",
             "2": "**plan**",
-            "2+1": f"**plan**, begun by {labels['policy']}",
+            "2+1": f"**plan**, warm-started by {labels['policy']}",
         }[labels["mode"]]
         low, high = (100 * end for end in row["ci95"])
         steps = row["steps_to_success"]["median"]

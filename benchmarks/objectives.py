@@ -38,7 +38,7 @@ OBJECTIVES: dict[str, ObjectiveSetting] = {
     "random": ObjectiveSetting(
         "encoder as it was drawn, trained predictor", {"prediction": 1.0}, train_encoder=False
     ),
-    "supervised": ObjectiveSetting("linear readout of the position, the upper line", {"supervised": 1.0}),
+    "supervised": ObjectiveSetting("linear readout of the position, the upper bound", {"supervised": 1.0}),
     "vicreg": ObjectiveSetting("prediction + variance + covariance", VICREG),
     "simclr": ObjectiveSetting(
         "InfoNCE, cosine, negatives across trajectories", {"infonce": 1.0}, {"infonce": {"temperature": 0.1}}

@@ -16,7 +16,7 @@ _STUDIES = {  # file, title, what the figure shows
     ),
     "policies": (
         "Planning, reacting, and both",
-        "Success of the planner with fewer and fewer samples, alone and begun by a policy; dashed: the policy alone.",
+        "Success of the planner with fewer samples, alone and warm-started by a policy; dashed: the policy alone.",
     ),
     "generalisation": (
         "Factors of variation that the data never had",

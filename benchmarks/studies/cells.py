@@ -167,7 +167,7 @@ def planner_args(recipe: PlannerRecipe, name: str) -> dict[str, Any]:
 
 
 def policy_cells(subject: Subject) -> list[Cell]:
-    """Mode 2 with fewer and fewer samples, alone and begun by each policy of the run; and each policy alone."""
+    """Mode 2 with fewer and fewer samples, alone and warm-started by each policy of the run; and each policy alone."""
     recipe, cells = subject.recipe, []
     policies = [name for name in POLICIES if (policy_folder(subject.run, name) / "config.json").exists()]
     for policy in policies:

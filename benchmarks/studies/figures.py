@@ -89,13 +89,13 @@ def draw_planners(rows: Sequence[Row]) -> Figure:
 
 
 def draw_policies(rows: Sequence[Row]) -> Figure:
-    """Draw success over the planner's samples: alone, begun by each policy, and each policy alone as a dashed line."""
+    """Draw success over the planner's samples: alone, warm-started by each policy; policies alone are dashed."""
     figure, axes = _panels(1, 1, height=3.2, width=5.4)
     one = axes[0][0]
     for policy in [None, *[name for name in _distinct(rows, "policy") if name is not None]]:
         mode, colour = ("2" if policy is None else "2+1"), POLICY_COLOURS.get(policy, SPARE)
         ours = _sorted(rows, "samples", mode=mode, policy=policy)
-        label = "planner alone" if policy is None else f"begun by {policy}"
+        label = "planner alone" if policy is None else f"warm-started by {policy}"
         _rate(one, [row["labels"]["samples"] for row in ours], ours, colour, label)
         for row in _sorted(rows, "samples", mode="1", policy=policy):
             one.axhline(

@@ -146,8 +146,11 @@ def test_the_table_of_factors_marks_what_the_data_have():
         "| a task | mass | **1** / 2 | **100 (50)** / – | **90 (45)** / 50 (25) |",
         "| a task | together | **0** | **–** | **90 (45)** |",
     ]
-    assert factors_table({"a task": {"rows": rows}}).splitlines()[2] == (
-        "| a task | mass | 1 / 2 | 100 (50) / – | 90 (45) / 50 (25) |"  # where it is not known, nothing is marked
+    assert (
+        factors_table({"a task": {"rows": rows}}).splitlines()[2]
+        == (
+            "| a task | mass | 1 / 2 | 100 (50) / – | 90 (45) / 50 (25) |"  # where it is not known, nothing is marked
+        )
     )
 
 

@@ -5,7 +5,7 @@
 * reconstruction: the pixels, from embeddings and predictions (the generative baseline of arXiv 2211.10831);
 * latent KL: the information that the latent variable of a predictor takes from the frame it predicts
   (:mod:`worldmodel.latents`); with reconstruction it makes the RSSM-style baseline;
-* supervised: a label that the data holds; the upper line of every comparison, not a way to train a world model.
+* supervised: a label that the data holds; the upper bound of every comparison, not a way to train a world model.
 """
 
 from __future__ import annotations
