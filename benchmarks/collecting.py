@@ -30,7 +30,7 @@ from envs.policies import (
 )
 from envs.registration import make_simulator
 from envs.simulator import Simulator
-from worldmodel.data import ArraySpec, StoreError, TrajectoryStore
+from worldmodel.data import ArraySpec, EnvSpec, StoreError, TrajectoryStore
 from worldmodel.jepa import require_known
 
 OnChunk = Callable[[int, int], None]  # episodes done, episodes in all
@@ -227,17 +227,15 @@ def _spec(source: Source, config: CollectConfig) -> dict[str, ArraySpec]:
 
 def env_spec(source: Source) -> dict[str, Any]:
     """What a store and a checkpoint say about their environment: id, keyword arguments, shapes and bounds."""
-    pixels = {} if source.pixels_shape is None else {"pixels": list(source.pixels_shape)}
-    return {
-        "id": source.env_id,
-        "kwargs": source.kwargs,
-        "observation": {**pixels, "proprio": [source.proprio_dim]},
-        "action": {
-            "low": source.action_low.tolist(),
-            "high": source.action_high.tolist(),
-            "max_norm": source.max_action_norm,
-        },
-    }
+    pixels = {} if source.pixels_shape is None else {"pixels": source.pixels_shape}
+    return EnvSpec(
+        source.env_id,
+        source.kwargs,
+        {**pixels, "proprio": (source.proprio_dim,)},
+        source.action_low.tolist(),
+        source.action_high.tolist(),
+        source.max_action_norm,
+    ).to_mapping()
 
 
 def renderer(

@@ -46,19 +46,34 @@ def with_collection_of(recipe: Recipe, store: TrajectoryStore) -> Recipe:
     """Return the recipe with the settings that the store was really collected with.
 
     Raises:
-        RunError: the store is of another environment than the recipe's.
+        RunError: the store is of another environment than the recipe's, or does not say what bounds its actions.
     """
     if store.env["id"] != recipe.collect.env_id:
         raise RunError(
             f"recipe {recipe.name} must be trained on {recipe.collect.env_id}, got a store of {store.env['id']}; "
             f"pass --set collect.env_id={store.env['id']} to train it there"
         )
+    _check_actions(store)
     settings = store.metadata.get("collect", {})
     names = {f.name for f in dataclasses.fields(CollectConfig)}
-    collect = CollectConfig(**{key: value for key, value in settings.items() if key in names})
-    if not settings:
-        collect = recipe.collect
+    if settings:
+        collect = CollectConfig(**{key: value for key, value in settings.items() if key in names})
+    else:  # recorded by other means: who acted is not known
+        collect = dataclasses.replace(
+            recipe.collect, env_kwargs=dict(store.env["kwargs"]), policy="recorded", policy_kwargs={}
+        )
     return dataclasses.replace(recipe, collect=dataclasses.replace(collect, num_episodes=store.num_episodes))
+
+
+def _check_actions(store: TrajectoryStore) -> None:
+    if "action" not in store.spec or len(store.spec["action"].shape) != 1:
+        raise RunError(f"a store to train on must have actions (A,), got {', '.join(store.spec)}")
+    bounds, num = store.env.get("action", {}), store.spec["action"].shape[0]
+    if not {"low", "high", "max_norm"} <= bounds.keys() or {len(bounds["low"]), len(bounds["high"])} != {num}:
+        raise RunError(
+            f"a store to train on must say what bounds its {num} actions, as worldmodel.data.EnvSpec does with "
+            f"action_low and action_high, got {bounds or 'nothing'}"
+        )
 
 
 def store_facts(store: TrajectoryStore) -> dict[str, Any]:

@@ -40,7 +40,8 @@ def blocks(language):
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("code", blocks("python"))
-def test_python_blocks_run(code):
+def test_python_blocks_run(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
 
 

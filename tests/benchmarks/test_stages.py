@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.agents import load_run
 from benchmarks.cached_rows import RowWindows
 from benchmarks.catalogue import resolve
 from benchmarks.collecting import collect_store
+from benchmarks.diagnosing import diagnose_run
+from benchmarks.pipeline import evaluate_run
 from benchmarks.preparation import (
     choose_episodes,
     encode_episodes,
@@ -17,7 +20,7 @@ from benchmarks.preparation import (
 from benchmarks.runs import RunError, read_config
 from benchmarks.stages import _Stages, train_run
 from tests.benchmarks.runs import smoke_run
-from worldmodel.data import ResidentWindows, TrajectoryStore
+from worldmodel.data import ArraySpec, EnvSpec, ResidentWindows, TrajectoryStore
 from worldmodel.metrics import read_metrics
 
 SMOKE = resolve("two-rooms", "smoke")
@@ -184,3 +187,50 @@ def test_a_wrong_objective_leaves_no_folder_behind(tmp_path):
     with pytest.raises(ValueError, match="objective.batch_size must be > num_shuffled, 8, got 8"):
         train_run(recipe, store, tmp_path / "run", seed=0)
     assert not (tmp_path / "run").exists()
+
+
+def recorded(path, env, actions=2):
+    """Make a store as the README shows it: by other means than ``collect``."""
+    spec = {"proprio": ArraySpec("float32", (6,)), "action": ArraySpec("float32", (actions,))}
+    store = TrajectoryStore.create(path, spec, env=env)
+    rng = np.random.default_rng(0)
+    episodes = {key: rng.uniform(-1, 1, (24, 21, *of.shape)).astype(np.float32) for key, of in spec.items()}
+    store.append(episodes, seeds=range(24))
+    return store
+
+
+def test_recordings_of_an_environment_that_nobody_registered_are_trained_on(tmp_path):
+    env = EnvSpec("my/Robot-v0", action_low=(-1, -3), action_high=(2, 2), max_action_norm=2.5)
+    store = recorded(tmp_path / "data", env)
+    recipe = resolve("reacher-small", "smoke", ["collect.env_id=my/Robot-v0"])
+    train_run(recipe, store, tmp_path / "run", seed=0)
+    config = read_config(tmp_path / "run")
+    assert config["recipe"]["collect"]["policy"] == "recorded"
+    assert config["recipe"]["collect"]["num_episodes"] == 24
+    trained = load_run(tmp_path / "run")
+    assert trained.model.get_buffer("action_scale").tolist() == [2.0, 3.0]
+    assert trained.env["action"] == {"low": [-1.0, -3.0], "high": [2.0, 2.0], "max_norm": 2.5}
+    assert diagnose_run(tmp_path / "run", seed=0)["final"]["rankme"] > 1
+    with pytest.raises(ValueError, match="an environment id must be registered, got 'my/Robot-v0'"):
+        evaluate_run(tmp_path / "run", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("env", "found"),
+    [
+        ({"id": "my/Robot-v0"}, "nothing"),
+        (EnvSpec("my/Robot-v0", action_low=[-1], action_high=[1]), r"\{'low': \[-1.0\], 'high'"),
+    ],
+)
+def test_recordings_say_what_bounds_their_actions(tmp_path, env, found):
+    store = recorded(tmp_path / "data", env)
+    recipe = resolve("reacher-small", "smoke", ["collect.env_id=my/Robot-v0"])
+    with pytest.raises(
+        RunError, match=f"must say what bounds its 2 actions, .*EnvSpec .*action_low.*got {found}"
+    ):
+        train_run(recipe, store, tmp_path / "run", seed=0)
+
+
+def test_bounds_of_an_environment_are_in_order():
+    with pytest.raises(ValueError, match=r"action_low must be below action_high, .*got \[1\] and \[-1\]"):
+        EnvSpec("my/Robot-v0", action_low=[1], action_high=[-1])

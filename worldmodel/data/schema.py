@@ -6,8 +6,8 @@ import json
 import math
 import platform
 import zlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -82,21 +82,43 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """The environment that a store was recorded in: enough to build it again and to check actions.
+    """The environment that a store was recorded in: enough to train on it, and to build it again where it is registered.
 
-    Any JSON-able mapping with an ``"id"`` serves as well; this class only spells out the usual entries.
+    A store can be created for any JSON-able mapping with an ``"id"``; training asks for what this class writes.
+
+    Raises:
+        ValueError: bounds of unequal length, or a lower one that is not below its upper one.
     """
 
-    id: str  # what gymnasium.make takes
+    id: str  # what gymnasium.make takes, or a name of your own
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    observation_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # per key, of one step
-    action_low: tuple[float, ...] = ()  # (A,) [action units]
-    action_high: tuple[float, ...] = ()  # (A,) [action units]
+    observation: Mapping[str, Sequence[int]] = field(default_factory=dict)  # shape of one step, per key
+    action_low: Sequence[float] = ()  # (A,) [action units]
+    action_high: Sequence[float] = ()  # (A,) [action units]
+    max_action_norm: float | None = None  # Euclidean [action units]
     fps: float | None = None  # steps per second of simulated time
 
+    def __post_init__(self) -> None:
+        low, high = list(self.action_low), list(self.action_high)
+        if len(low) != len(high) or any(a >= b for a, b in zip(low, high, strict=True)):
+            raise ValueError(
+                f"action_low must be below action_high, one number per action, got {low} and {high}"
+            )
+
     def to_mapping(self) -> dict[str, Any]:
-        """Return the JSON-able mapping that the store records."""
-        return asdict(self)
+        """Return the JSON-able mapping that the store records, with ``"action"`` and ``"fps"`` where they are known."""
+        mapping: dict[str, Any] = {
+            "id": self.id,
+            "kwargs": dict(self.kwargs),
+            "observation": {key: list(shape) for key, shape in self.observation.items()},
+        }
+        if len(self.action_low):
+            low, high = (
+                [float(bound) for bound in self.action_low],
+                [float(bound) for bound in self.action_high],
+            )
+            mapping["action"] = {"low": low, "high": high, "max_norm": self.max_action_norm}
+        return mapping if self.fps is None else {**mapping, "fps": self.fps}
 
 
 def steps_schema(

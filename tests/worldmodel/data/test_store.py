@@ -1,4 +1,3 @@
-import json
 import multiprocessing
 import pickle
 from datetime import timedelta
@@ -80,7 +79,7 @@ def test_no_scan_asks_for_more_than_its_share_of_memory(tmp_path, monkeypatch):
 
 
 def test_what_describes_a_store_comes_back(tmp_path):
-    env = EnvSpec("worldmodel/Test-v0", {"size": 3}, {"pixels": (3, 8, 8)}, (-1.0,), (1.0,), fps=10.0)
+    env = EnvSpec("worldmodel/Test-v0", {"size": 3}, {"pixels": (3, 8, 8)}, (-1.0,), (2.0,), fps=10.0)
     store = TrajectoryStore.create(tmp_path / "s", SPEC, env=env, metadata={"command": "collect"})
     factors = {"layout": np.array([4, 5]), "door": np.ones((2, 3), np.float32), "name": np.array(["a", "bc"])}
     store.append(
@@ -91,7 +90,13 @@ def test_what_describes_a_store_comes_back(tmp_path):
         info=[{}, {"a": [1]}],
     )
     store = TrajectoryStore.open(tmp_path / "s")
-    assert store.env == json.loads(json.dumps(env.to_mapping()))
+    assert store.env == {
+        "id": "worldmodel/Test-v0",
+        "kwargs": {"size": 3},
+        "observation": {"pixels": [3, 8, 8]},
+        "action": {"low": [-1.0], "high": [2.0], "max_norm": None},
+        "fps": 10.0,
+    }
     assert store.metadata["command"] == "collect"
     assert set(store.metadata["versions"]) == {"python", "pylance", "pyarrow", "numpy"}
     assert store.spec == SPEC | {"action_valid": ArraySpec("bool")}
