@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.cost_names import cost_terms
-from benchmarks.evaluation import make_mpc, simulator_bounds
+from benchmarks.evaluation import make_mpc
 from benchmarks.policy_checkpoint import POLICIES, load_policy, policy_folder
 from benchmarks.recipes import PlannerRecipe, like
 from benchmarks.runs import read_recipe, require_part
@@ -19,7 +19,7 @@ from benchmarks.seeding import make_generator
 from envs.registration import make_simulator
 from envs.simulator import SeenTask, Simulator
 from envs.state import State
-from planners import PLANNERS
+from planners import PLANNERS, ActionBounds
 from planners.agent import Agent
 from planners.policy import GoalPolicy
 from worldmodel.checkpoint import CheckpointError, load_jepa
@@ -134,16 +134,82 @@ def task_rule(simulator: Simulator) -> Callable[[Tensor, Tensor], Tensor]:
     return simulator.seen_distance
 
 
-class LearnedActor:
-    """A trained agent that sees observations only.
+def load_agent(
+    path: Path | str,
+    *,
+    mode: str = "2",
+    planner: PlannerRecipe | None = None,
+    policy: str | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Agent:
+    """Load the agent of a run for a loop of your own: it sees observations and needs no simulator.
+
+    Args:
+        path: the run's folder.
+        mode: as for :func:`make_agent`.
+        planner: as for :func:`make_agent`; None is the recipe's.
+        policy: as for :func:`make_agent`.
+        seed: as for :func:`make_agent`.
+        device: of the networks.
+
+    Returns:
+        The agent: ``set_goal(observations)``, then ``act(observations) -> (B, A)`` in the action units of the data.
+
+    Raises:
+        CheckpointError: a part that the mode needs is missing, damaged or of another architecture.
+        ValueError: an unknown mode, planner or policy.
+    """
+    run = load_run(Path(path), device)
+    chosen = read_recipe(run.path).planner if planner is None else planner
+    return make_agent(run, mode=mode, planner=chosen, seed=seed, policy=policy)
+
+
+def make_agent(
+    run: TrainedRun, *, mode: str, planner: PlannerRecipe, seed: int, policy: str | None = None
+) -> Agent:
+    """Build the agent of a loaded run.
 
     Args:
         run: the trained run.
-        simulator: renders the observations.
         mode: ``"1"``, ``"2"``, or ``"2+1"``: the policy proposes the planner's first candidate.
         planner: planner of mode 2.
         seed: of the planner's samples and the policy's noise.
         policy: which of the run's policies, see :data:`benchmarks.policy_checkpoint.POLICIES`; None is the recipe's.
+    """
+    require_known("mode", mode, ("1", "2", "2+1"))
+    model, device, limits = run.model, run.device, run.env["action"]
+    low, high = (torch.tensor(limits[end], dtype=torch.float32, device=device) for end in ("low", "high"))
+    bounds = ActionBounds(low, high, limits["max_norm"])
+    plans = mode != "1"
+    needs_policy = "1" in mode or planner.policy_proposal
+    has_memory = model.predictor.context > 0
+    generator = (
+        make_generator(seed, "planner") if device.type == "cpu" else torch.Generator(device).manual_seed(seed)
+    )
+    return Agent(
+        model,
+        bounds,
+        mode="2" if plans else "1",
+        policy=_load_policy(run, policy or run.policy) if needs_policy else None,
+        mpc=make_mpc(planner, bounds, generator) if plans else None,
+        cost=make_cost(planner.cost, run) if plans else None,
+        empty_memory=model.empty_memory if has_memory else None,
+        remember=model.remember if has_memory else None,
+        generator=generator,
+    )
+
+
+class LearnedActor:
+    """A trained agent in a simulator, of which it sees observations only.
+
+    Args:
+        run: the trained run.
+        simulator: renders the observations.
+        mode: as for :func:`make_agent`.
+        planner: as for :func:`make_agent`.
+        seed: as for :func:`make_agent`.
+        policy: as for :func:`make_agent`.
     """
 
     def __init__(
@@ -157,28 +223,8 @@ class LearnedActor:
         policy: str | None = None,
     ) -> None:
         self.run, self.simulator = run, simulator
-        model, device = run.model, run.device
-        bounds = simulator_bounds(simulator).to(device)
         self.mode, self.policy = mode, policy or run.policy
-        acting = "1" if mode == "1" else "2"
-        needs_policy = "1" in mode or planner.policy_proposal
-        has_memory = model.predictor.context > 0
-        generator = (
-            make_generator(seed, "planner")
-            if device.type == "cpu"
-            else torch.Generator(device).manual_seed(seed)
-        )
-        self.agent = Agent(
-            model,
-            bounds,
-            mode=acting,
-            policy=_load_policy(run, self.policy) if needs_policy else None,
-            mpc=make_mpc(planner, bounds, generator) if acting == "2" else None,
-            cost=make_cost(planner.cost, run) if acting == "2" else None,
-            empty_memory=model.empty_memory if has_memory else None,
-            remember=model.remember if has_memory else None,
-            generator=generator,
-        )
+        self.agent = make_agent(run, mode=mode, planner=planner, seed=seed, policy=policy)
 
     def begin(self, goal: State) -> None:
         """Show the goals' observations."""

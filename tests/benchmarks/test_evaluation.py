@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.agents import LearnedActor, load_run, make_cost, with_planner
+from benchmarks.agents import LearnedActor, load_agent, load_run, make_cost, with_planner
 from benchmarks.catalogue import resolve
 from benchmarks.cli import main
 from benchmarks.evaluation import (
@@ -229,6 +229,22 @@ def test_every_planner_acts_on_a_learned_model(planner):
     actor = LearnedActor(run, simulator, mode="2", planner=recipe, seed=0)
     episodes = run_episodes(simulator, actor, drawn)
     assert episodes.is_bounded
+
+
+@pytest.mark.parametrize("mode", ["1", "2", "2+1"])
+def test_an_agent_without_a_simulator_acts_as_the_evaluated_one_does(mode):
+    run = load_run(smoke_run())
+    drawn = tasks(run.simulator, num=3)
+    actor = LearnedActor(run, run.simulator, mode=mode, planner=resolve("two-rooms", "smoke").planner, seed=4)
+    actor.begin(drawn.goal)
+    seen = actor.observe(drawn.start)
+    agent = load_agent(str(smoke_run()), mode=mode, seed=4)
+    agent.set_goal(actor.observe(drawn.goal))
+    actions = agent.act(seen)
+    assert actions.shape == (3, 2)
+    assert torch.equal(actions, actor.act(seen))
+    with pytest.raises(ValueError, match="mode must be one of 1, 2, 2[+]1, got '3'"):
+        load_agent(smoke_run(), mode="3")
 
 
 @pytest.mark.parametrize(
