@@ -27,7 +27,7 @@ from envs.state import State, repeat_state
 # What solves a task on the true simulator; others are planned with the defaults of a recipe.
 ORACLES = {
     "worldmodel/CartPole-v0": PlannerRecipe(
-        args={"num_samples": 128, "num_iters": 3, "num_elites": 12, "min_std": 0.1},
+        args={"num_samples": 256, "num_iters": 3, "num_elites": 24, "min_std": 0.1},
         horizon=30,
         action_repeat=3,
         execute=3,
