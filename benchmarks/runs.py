@@ -141,9 +141,14 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def read_recipe(run: Path) -> Recipe:
-    """Read the resolved recipe of a run."""
+    """Read the resolved recipe of a run.
+
+    Raises:
+        RunError: there is no ``config.json``, or no recipe in it.
+    """
+    config = read_config(run)
     try:
-        return recipe_from_json(read_config(run)["recipe"])
+        return recipe_from_json(config["recipe"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"config.json must hold a recipe, got {run / 'config.json'}: {error}") from error
 

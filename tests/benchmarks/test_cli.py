@@ -182,7 +182,7 @@ def test_every_help_reads(verb, capsys):
         ),
         (["train", "two-rooms", "--data", "nowhere", "--out", "x"], "nowhere must be a trajectory store"),
         (["train", "tworooms", "--data", "nowhere", "--out", "x"], "did you mean 'two-rooms'"),
-        (["evaluate", "nowhere"], "a run must have the file config.json, got nowhere"),
+        (["evaluate", "nowhere"], "worldmodel: a run must have the file config.json, got nowhere"),
         (["evaluate", "RUN", "--planner", "cemm"], "did you mean 'cem'"),
         (["evaluate", "RUN", "--planner-args", "horizon=0"], "horizon must be"),
         (["evaluate", "RUN", "--planner-args", "num_sample=3"], "did you mean 'num_samples'"),
