@@ -182,7 +182,6 @@ def test_every_help_reads(verb, capsys):
         ),
         (["train", "two-rooms", "--data", "nowhere", "--out", "x"], "nowhere must be a trajectory store"),
         (["train", "tworooms", "--data", "nowhere", "--out", "x"], "did you mean 'two-rooms'"),
-        (["evaluate", "nowhere"], "worldmodel: a run must have the file config.json, got nowhere"),
         (["evaluate", "RUN", "--planner", "cemm"], "did you mean 'cem'"),
         (["evaluate", "RUN", "--planner-args", "horizon=0"], "horizon must be"),
         (["evaluate", "RUN", "--planner-args", "num_sample=3"], "did you mean 'num_samples'"),
@@ -207,6 +206,13 @@ def test_a_users_mistake_is_one_line(argv, sentence, capsys, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     argv = [str(smoke_run()) if word == "RUN" else word for word in argv]
     assert sentence in error_of(capsys, *argv)
+
+
+def test_a_folder_without_a_run_is_said_once(capsys):
+    assert (
+        error_of(capsys, "evaluate", "nowhere")
+        == "a run must have the file config.json, got nowhere without it"
+    )
 
 
 def test_a_mistake_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
