@@ -405,6 +405,8 @@ if __name__ == "__main__":
     print(quickstart_table(load_summaries("two-rooms-small")), "\n")
     print(policies_table(load_study("two-rooms-small-seed0", "policies")), "\n")
     print(mujoco_table(), "\n")
+    for recipe, name in (("two-rooms", "terms"), ("two-rooms-small", "terms"), ("cart-pole-small", "motion")):
+        print(ablations_table(load_study(f"{recipe}-ablations", name)), "\n")
     print(factors_table(load_factor_studies()), "\n")
     print(speed_table(load_speed()), "\n")
     value = load_slow_features()

@@ -75,8 +75,8 @@ def test_tables_are_those_of_the_committed_results():
     assert speed_table(load_speed()) in README
     assert mujoco_table() in README
     assert factors_table(load_factor_studies()) in README
-    for recipe in ("two-rooms", "two-rooms-small"):
-        assert ablations_table(load_study(f"{recipe}-ablations", "terms")) in README
+    for recipe, name in (("two-rooms", "terms"), ("two-rooms-small", "terms"), ("cart-pole-small", "motion")):
+        assert ablations_table(load_study(f"{recipe}-ablations", name)) in README
 
 
 def test_the_slow_feature_tables_are_those_of_the_committed_results():
