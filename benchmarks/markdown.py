@@ -344,14 +344,23 @@ _ABLATION_COLUMNS: dict[str, tuple[str, str, str]] = {  # heading: kind of entry
     "distance ~ true": ("diagnostics", "distance_geodesic", ".2f"),
     "critic ~ true": ("diagnostics", "critic_geodesic", ".2f"),
 }
+# Where the cart is to go says nothing about how many steps a swing-up takes: no correlations with that distance.
+_MOTION_COLUMNS: dict[str, tuple[str, str, str]] = {
+    "plan [%]": ("mode-2", "success_rate", ".0f"),
+    "at the end": ("mode-2", "success_rate_final", ".0f"),
+    "react [%]": ("mode-1", "success_rate", ".0f"),
+    "at the end ": ("mode-1", "success_rate_final", ".0f"),
+    "action R²": ("diagnostics", "action_r2", ".2f"),
+    "identity ratio": ("diagnostics", "identity_ratio", ".2f"),
+}
 
 
 def ablations_table(value: Mapping[str, Any]) -> str:
     """Return a line per change, its seeds side by side; a column that no row fills is left out."""
     rows = value["rows"]
+    columns = _MOTION_COLUMNS if value["ablations"] == "motion" else _ABLATION_COLUMNS
     entries = {
-        heading: [_ablation_entry(row, *column) for row in rows]
-        for heading, column in _ABLATION_COLUMNS.items()
+        heading: [_ablation_entry(row, *column) for row in rows] for heading, column in columns.items()
     }
     shown = {heading: words for heading, words in entries.items() if set(words) != {"–"}}
     seeds = ", ".join(str(seed) for seed in value["seeds"])

@@ -24,11 +24,18 @@ STATISTICS = {
     "between_trajectory_share": "between-trajectory\nshare of the variance",
     "distance_geodesic": "rank correlation with\nthe true distance",
 }
+MOTION_STATISTICS = {  # the distance of the task is not how many steps a swing-up takes
+    "action_r2": "actions read off\nthe motion, R²",
+    "identity_ratio": 'error over that of\n"nothing changes"',
+}
 
 
 def write_figure(name: str, rows: Sequence[Row], path: Path) -> None:
     """Draw the ablations ``name`` to a PNG."""
-    figure = _draw_curve(rows, *AXES[name]) if name in AXES else _draw_names(rows)
+    if name in AXES:
+        figure = _draw_curve(rows, *AXES[name])
+    else:
+        figure = _draw_names(rows, MOTION_STATISTICS if name == "motion" else STATISTICS)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=144, metadata={"Software": None})
 
@@ -53,10 +60,10 @@ def _draw_curve(rows: Sequence[Row], label: str, scale: str) -> Figure:
     return figure
 
 
-def _draw_names(rows: Sequence[Row]) -> Figure:
+def _draw_names(rows: Sequence[Row], statistics: Mapping[str, str]) -> Figure:
     """A line per cell: success, and the statistics that no label is needed for; each seed is a dot."""
     names = list(dict.fromkeys(row["name"] for row in rows))
-    shown = [key for key in STATISTICS if any(row["diagnostics"].get(key) is not None for row in rows)]
+    shown = [key for key in statistics if any(row["diagnostics"].get(key) is not None for row in rows)]
     figure, panels = _panels(1 + len(shown), width=1.9, height=0.7 + 0.26 * len(names), margin=2.6)
     for agent, (word, colour) in AGENTS.items():
         if any(agent in row["agents"] for row in rows):
@@ -65,7 +72,7 @@ def _draw_names(rows: Sequence[Row]) -> Figure:
     panels[0].set_xlabel("success [%]")
     for one, key in zip(panels[1:], shown, strict=True):
         _dots(one, names, rows, partial(_statistic, key=key), STATISTIC_COLOUR)
-        one.set_xlabel(STATISTICS[key])
+        one.set_xlabel(statistics[key])
         low, high = one.get_xlim()
         one.set_xlim(min(0.0, low), 1.05 * high)  # small differences look small
     panels[0].set_yticks(range(len(names)), names)

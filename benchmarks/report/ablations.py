@@ -42,6 +42,13 @@ _COLUMNS: dict[str, Callable[[Json], str]] = {
     "distance ~ true": lambda row: number(row["diagnostics"].get("distance_geodesic"), 2),
     "critic ~ true": lambda row: number(row["diagnostics"].get("critic_geodesic"), 2),
 }
+# The distance of cart-pole's task is not how many steps a swing-up takes.
+_MOTION_COLUMNS: dict[str, Callable[[Json], str]] = {
+    **{heading: read for heading, read in _COLUMNS.items() if not heading.endswith("~ true")},
+    "react, at the end [%]": lambda row: _rate(row, "mode-1", "success_rate_final"),
+    "action R²": lambda row: number(row["diagnostics"].get("action_r2"), 2),
+    "identity ratio": lambda row: number(row["diagnostics"].get("identity_ratio"), 2),
+}
 
 
 def holds_ablations(folder: Path) -> bool:
@@ -68,8 +75,9 @@ def render_ablations(folder: Path) -> Path:
     head = f"""<header><p class="eyebrow">Ablations</p><h1>{text(folder.resolve().name)}</h1>
 <p class="headline">The recipe {text(", ".join(recipes))}, trained again with one thing changed at a time and evaluated on
 the same tasks, on {text(", ".join(devices))}. Values of several seeds stand one after the other. RankMe and the share of
-the variance that lies between trajectories are of the same episodes for all; the last two columns are rank
-correlations of embedding distance, and of the critic, with the true distance to goals of the task.</p></header>"""
+the variance that lies between trajectories are of the same episodes for all that see the same; distance and critic
+~ true are rank correlations of embedding distance, and of the critic, with the true distance
+to goals of the task.</p></header>"""
     sections = {name: (_SETS[name][0], _section(folder, name, value)) for name, value in values.items()}
     return write_page(folder, title=folder.resolve().name, header=head, sections=sections)
 
@@ -86,12 +94,13 @@ def _section(folder: Path, name: str, value: Json) -> str:
         )
     rows = value["rows"]
     cells = list(dict.fromkeys(row["name"] for row in rows))
-    head = "".join(f'<th scope="col">{column}</th>' for column in _COLUMNS)
+    columns = _MOTION_COLUMNS if name == "motion" else _COLUMNS
+    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
     body = "".join(
         f'<tr><th scope="row">{text(title(cell))}</th>'
         + "".join(
             f"<td>{' / '.join(read(row) for row in rows if row['name'] == cell)}</td>"
-            for read in _COLUMNS.values()
+            for read in columns.values()
         )
         + "</tr>"
         for cell in cells

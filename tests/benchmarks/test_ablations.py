@@ -11,6 +11,7 @@ from benchmarks.catalogue import resolve
 from benchmarks.catalogue.weights import VARIANCE_COVARIANCE
 from benchmarks.cli import main
 from benchmarks.collecting import make_data_policy
+from benchmarks.markdown import ablations_table
 from benchmarks.recipes import override
 from benchmarks.report.ablations import _SETS
 
@@ -200,3 +201,9 @@ def test_what_shows_motion_is_ablated_with_data_and_statistics_of_its_own(tmp_pa
         config = json.loads((tmp_path / "cells" / f"{changes}-seed0" / "config.json").read_text())
         assert config["store"]["env"]["observation"]["proprio"] == [size]
         assert row["diagnostics"]["rankme"] is not None
+    head, _, *lines = ablations_table(value).splitlines()
+    assert head == (
+        "| 2 tasks, seed 0 | plan [%] | at the end | react [%] | at the end  | action R² | identity ratio |"
+    )
+    assert [line.split("|")[1].strip() for line in lines] == [row["name"] for row in value["rows"]]
+    assert "~ true" not in (tmp_path / "report.html").read_text().split("<table")[1]
