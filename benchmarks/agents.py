@@ -143,21 +143,24 @@ def load_agent(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Agent:
-    """Load the agent of a run for a loop of your own: it sees observations and needs no simulator.
+    """Load the agent of a run for a loop of your own, on observations alone.
 
     Args:
         path: the run's folder.
         mode: as for :func:`make_agent`.
-        planner: as for :func:`make_agent`; None is the recipe's.
+        planner: as for :func:`make_agent`; None is the recipe's. A cost with ``task`` needs the environment to be
+            registered, since its distance is the simulator's; all others need none.
         policy: as for :func:`make_agent`.
         seed: as for :func:`make_agent`.
         device: of the networks.
 
     Returns:
         The agent: ``set_goal(observations)``, then ``act(observations) -> (B, A)`` in the action units of the data.
+        Observations are tensors ``(B, *O)`` on ``device``, one for each of ``agent.model.observation_keys``.
 
     Raises:
         CheckpointError: a part that the mode needs is missing, damaged or of another architecture.
+        RunError: the folder holds no recipe.
         ValueError: an unknown mode, planner or policy.
     """
     run = load_run(Path(path), device)
@@ -176,7 +179,16 @@ def make_agent(
         planner: planner of mode 2.
         seed: of the planner's samples and the policy's noise.
         policy: which of the run's policies, see :data:`benchmarks.policy_checkpoint.POLICIES`; None is the recipe's.
+
+    Returns:
+        The agent, whose actions keep to the bounds of the run's data.
+
+    Raises:
+        CheckpointError: a part that the mode needs is missing, damaged or of another architecture.
+        ValueError: an unknown mode, planner or policy.
     """
+    if policy is not None:
+        require_known("policy", policy, POLICIES)
     require_known("mode", mode, ("1", "2", "2+1"))
     model, device, limits = run.model, run.device, run.env["action"]
     low, high = (torch.tensor(limits[end], dtype=torch.float32, device=device) for end in ("low", "high"))

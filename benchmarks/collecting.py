@@ -66,6 +66,7 @@ POLICIES: dict[str, Callable[..., Any]] = {
     "heading_one_room": _in_one_room(HeadingRandomWalk),
     "waypoints_one_room": _in_one_room(RandomWaypoints),
 }
+RECORDED = "recorded"  # the policy of data that `collect` did not write
 NATIVE_POLICY = {
     "worldmodel/CartPole-v0": "0.3*correlated+0.2*expert+0.5*noisy_expert",
     "worldmodel/MovingDot-v0": "directed",
@@ -234,7 +235,7 @@ def env_spec(source: Source) -> dict[str, Any]:
         {**pixels, "proprio": (source.proprio_dim,)},
         source.action_low.tolist(),
         source.action_high.tolist(),
-        source.max_action_norm,
+        max_action_norm=source.max_action_norm,
     ).to_mapping()
 
 

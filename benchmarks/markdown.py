@@ -84,7 +84,7 @@ def mujoco_table() -> str:
     """
     found = {name: load_summaries(name) for name in MUJOCO}
     found = {name: summaries for name, summaries in found.items() if summaries}
-    own = {name: load_oracle(name) for name in found}
+    own = {name: load_oracle(name, one[0]["tasks"]) for name, one in found.items()}
     heads = [
         f"{MUJOCO[name]}: {one[0]['tasks']} tasks, seed{'s' * (len(one) > 1)} "
         + ", ".join(f"{summary['seed']}{'†' * ('commit' in summary)}" for summary in one)
@@ -395,13 +395,20 @@ def load_summaries(recipe: str = "quickstart") -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{recipe}-seed[0-9].json"))]
 
 
-def load_oracle(recipe: str) -> dict[str, Any] | None:
-    """Read what the planner of ``bench references`` reached on the tasks of a recipe; None where nobody ran it."""
+def load_oracle(recipe: str, num_tasks: int) -> dict[str, Any] | None:
+    """Read what the planner of ``bench references`` reached on a recipe's tasks; None where nobody ran it.
+
+    Raises:
+        ValueError: it was run on another number of tasks.
+    """
     path = RESULTS / f"{recipe}-references.json"
     if not path.exists():
         return None
     rows = json.loads(path.read_text())["evaluations"]
-    return next(row for row in rows if row["agent"] == "oracle")
+    (row,) = [row for row in rows if row["agent"] == "oracle"]
+    if row["episodes"] != num_tasks:
+        raise ValueError(f"{path.name} must be of {num_tasks} tasks, got {row['episodes']}")
+    return row
 
 
 def load_speed() -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.agents import LearnedActor, TrainedRun, load_run
-from benchmarks.collecting import make_data_policy
+from benchmarks.collecting import RECORDED, make_data_policy
 from benchmarks.evaluation import (
     Tasks,
     draw_tasks,
@@ -36,7 +36,7 @@ from benchmarks.runs import RunError, add_results, command_line, read_config, re
 from benchmarks.seeding import derive_seed
 
 OnStep = Callable[[str, int, int, Mapping[str, float]], None]  # agent, step, steps in all, scalars
-RECORDED = {"mode-2": 12, "mode-2+1": 4, "mode-1": 4}  # episodes kept for the report
+EPISODES_KEPT = {"mode-2": 12, "mode-2+1": 4, "mode-1": 4}  # episodes kept for the report
 
 
 def evaluate_run(
@@ -133,7 +133,8 @@ def _write_media(
 ) -> None:
     """Write what the report draws: episodes, probe error along rollouts and cost maps."""
     write_episodes(folder / "episodes.json", simulator, media)
-    data_policy = make_data_policy(recipe.collect.policy, recipe.collect.policy_kwargs)
+    policy = "uniform" if recipe.collect.policy == RECORDED else recipe.collect.policy
+    data_policy = make_data_policy(policy, recipe.collect.policy_kwargs)
     write_probe(folder / "probe.json", trained, simulator, data_policy, seed)
     write_cost_maps(folder / "cost_map.json", trained, simulator, seed)
 
@@ -179,7 +180,7 @@ def _evaluate_mode(
     row["latency_ms"] = measure_latency(simulator, alone, tasks)
     if media is None:
         return row, []
-    chosen = choose_rows(episodes.reached, RECORDED[name])
+    chosen = choose_rows(episodes.reached, EPISODES_KEPT[name])
     if not is_planar(simulator):
         write_film(film_path(media, name), simulator, tasks, episodes, chosen)
         return row, []

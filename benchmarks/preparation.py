@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.collecting import renderer
+from benchmarks.collecting import RECORDED, renderer
 from benchmarks.recipes import CollectConfig, Recipe
 from benchmarks.runs import RunError, read_config
+from envs.registration import registered_ids
 from worldmodel.data import ResidentWindows, StreamingWindows, TrajectoryStore
 from worldmodel.jepa import JEPA, ModelConfig, build_jepa
 
@@ -45,34 +46,43 @@ def split_episodes(recipe: Recipe, store: TrajectoryStore) -> dict[str, np.ndarr
 def with_collection_of(recipe: Recipe, store: TrajectoryStore) -> Recipe:
     """Return the recipe with the settings that the store was really collected with.
 
+    Of recordings made by other means, only the environment's arguments and the number of episodes are known.
+
     Raises:
-        RunError: the store is of another environment than the recipe's, or does not say what bounds its actions.
+        RunError: the store is of another environment than the recipe's, does not say what bounds its actions, or has no
+            simulator where the recipe needs one.
     """
     if store.env["id"] != recipe.collect.env_id:
         raise RunError(
             f"recipe {recipe.name} must be trained on {recipe.collect.env_id}, got a store of {store.env['id']}; "
             f"pass --set collect.env_id={store.env['id']} to train it there"
         )
-    _check_actions(store)
+    _check_env(recipe, store)
     settings = store.metadata.get("collect", {})
     names = {f.name for f in dataclasses.fields(CollectConfig)}
     if settings:
         collect = CollectConfig(**{key: value for key, value in settings.items() if key in names})
-    else:  # recorded by other means: who acted is not known
+    else:
         collect = dataclasses.replace(
-            recipe.collect, env_kwargs=dict(store.env["kwargs"]), policy="recorded", policy_kwargs={}
+            recipe.collect, env_kwargs=dict(store.env["kwargs"]), policy=RECORDED, policy_kwargs={}
         )
     return dataclasses.replace(recipe, collect=dataclasses.replace(collect, num_episodes=store.num_episodes))
 
 
-def _check_actions(store: TrajectoryStore) -> None:
+def _check_env(recipe: Recipe, store: TrajectoryStore) -> None:
     if "action" not in store.spec or len(store.spec["action"].shape) != 1:
         raise RunError(f"a store to train on must have actions (A,), got {', '.join(store.spec)}")
-    bounds, num = store.env.get("action", {}), store.spec["action"].shape[0]
-    if not {"low", "high", "max_norm"} <= bounds.keys() or {len(bounds["low"]), len(bounds["high"])} != {num}:
+    num, bounds = store.spec["action"].shape[0], store.env.get("action") or {}
+    is_whole = "kwargs" in store.env and {"low", "high", "max_norm"} <= bounds.keys()
+    if not is_whole or not len(bounds["low"]) == len(bounds["high"]) == num:
         raise RunError(
-            f"a store to train on must say what bounds its {num} actions, as worldmodel.data.EnvSpec does with "
-            f"action_low and action_high, got {bounds or 'nothing'}"
+            f"a store to train on must say its env's kwargs and what bounds its {num} actions, as EnvSpec of "
+            f"worldmodel.data does with action_low and action_high, got {store.env}"
+        )
+    if recipe.distill is not None and store.env["id"] not in registered_ids():
+        raise RunError(
+            f"recipe {recipe.name} lets its planner correct the policy in the simulator, got a store of "
+            f"{store.env['id']}, which is not registered; pass --set distill=null"
         )
 
 

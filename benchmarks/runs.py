@@ -175,6 +175,11 @@ def add_results(run: Path, evaluations: list[dict[str, Any]]) -> None:
             "variation",
             "seeds",
         )
+        row = dict(row)
+        if str(row["agent"]).startswith("oracle") and row.get(
+            "planner_settings"
+        ):  # its cost follows from its name
+            row["planner_settings"] = {**row["planner_settings"], "cost": None}
         return json.dumps([row.get(name) or None for name in same], sort_keys=True)
 
     fresh = {key(row) for row in evaluations}

@@ -72,12 +72,17 @@ def render_ablations(folder: Path) -> Path:
             )
     recipes = sorted({str(value["recipe"]) for value in values.values()})
     devices = sorted({str(value["device"]) for value in values.values()})
+    correlations = (
+        "; distance and critic ~ true are rank correlations of embedding distance, and of the critic, with the true "
+        "distance to goals of the task"
+        if values.keys() - {"motion"}
+        else ""
+    )
     head = f"""<header><p class="eyebrow">Ablations</p><h1>{text(folder.resolve().name)}</h1>
 <p class="headline">The recipe {text(", ".join(recipes))}, trained again with one thing changed at a time and evaluated on
 the same tasks, on {text(", ".join(devices))}. Values of several seeds stand one after the other. RankMe and the share of
-the variance that lies between trajectories are of the same episodes for all that see the same; distance and critic
-~ true are rank correlations of embedding distance, and of the critic, with the true distance
-to goals of the task.</p></header>"""
+the variance that lies between trajectories are of the same episodes for all that see the same{correlations}.</p>
+</header>"""
     sections = {name: (_SETS[name][0], _section(folder, name, value)) for name, value in values.items()}
     return write_page(folder, title=folder.resolve().name, header=head, sections=sections)
 

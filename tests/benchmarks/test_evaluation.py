@@ -191,6 +191,21 @@ def test_the_recipes_of_the_mujoco_tasks_go_from_nothing_to_a_report(tmp_path, n
     assert render_report(tmp_path).exists()
 
 
+def test_an_oracle_that_named_the_recipes_cost_is_replaced(tmp_path):
+    run = smoke_run()
+    rows = evaluate_run(run, out=tmp_path)
+    for row in rows:
+        if row["agent"].startswith("oracle"):
+            row["planner_settings"]["cost"] = "summed_critic"  # as version 0.2 wrote it
+    (tmp_path / "results.json").write_text(json.dumps({"evaluations": rows}))
+    evaluate_run(run, out=tmp_path)
+    found = [row for row in read_results(tmp_path) if row["agent"].startswith("oracle")]
+    assert sorted((row["agent"], row["planner_settings"]["cost"]) for row in found) == [
+        ("oracle", "summed_true_distance"),
+        ("oracle-straight", "summed_straight_distance"),
+    ]
+
+
 def test_evaluating_again_replaces_a_row_and_other_settings_add_one(tmp_path):
     run = smoke_run()
     first = evaluate_run(run, out=tmp_path)
@@ -232,19 +247,30 @@ def test_every_planner_acts_on_a_learned_model(planner):
 
 
 @pytest.mark.parametrize("mode", ["1", "2", "2+1"])
-def test_an_agent_without_a_simulator_acts_as_the_evaluated_one_does(mode):
+def test_an_agent_acts_without_a_simulator_as_in_one(mode, monkeypatch):
     run = load_run(smoke_run())
-    drawn = tasks(run.simulator, num=3)
-    actor = LearnedActor(run, run.simulator, mode=mode, planner=resolve("two-rooms", "smoke").planner, seed=4)
+    simulator = run.simulator
+    drawn = tasks(simulator, num=3)
+    actor = LearnedActor(run, simulator, mode=mode, planner=resolve("two-rooms", "smoke").planner, seed=4)
     actor.begin(drawn.goal)
     seen = actor.observe(drawn.start)
+    monkeypatch.setattr("benchmarks.agents.make_simulator", None)  # to be called would raise
     agent = load_agent(str(smoke_run()), mode=mode, seed=4)
     agent.set_goal(actor.observe(drawn.goal))
     actions = agent.act(seen)
     assert actions.shape == (3, 2)
     assert torch.equal(actions, actor.act(seen))
+    bounds = simulator_bounds(simulator)
+    assert torch.equal(agent.bounds.low, bounds.low)
+    assert torch.equal(agent.bounds.high, bounds.high)
+    assert agent.bounds.max_norm == bounds.max_norm
+
+
+def test_an_agent_of_unknown_words_is_one_sentence():
     with pytest.raises(ValueError, match="mode must be one of 1, 2, 2[+]1, got '3'"):
         load_agent(smoke_run(), mode="3")
+    with pytest.raises(ValueError, match="policy must be one of .*, got 'dager'; did you mean 'dagger'"):
+        load_agent(smoke_run(), policy="dager")
 
 
 @pytest.mark.parametrize(

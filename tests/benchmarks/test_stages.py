@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.agents import load_run
+from benchmarks.agents import load_agent, load_run
 from benchmarks.cached_rows import RowWindows
 from benchmarks.catalogue import resolve
 from benchmarks.collecting import collect_store
@@ -19,6 +19,7 @@ from benchmarks.preparation import (
 )
 from benchmarks.runs import RunError, read_config
 from benchmarks.stages import _Stages, train_run
+from envs.registration import make_simulator
 from tests.benchmarks.runs import smoke_run
 from worldmodel.data import ArraySpec, EnvSpec, ResidentWindows, TrajectoryStore
 from worldmodel.metrics import read_metrics
@@ -189,48 +190,84 @@ def test_a_wrong_objective_leaves_no_folder_behind(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def recorded(path, env, actions=2):
+def recorded(path, env, spec=None):
     """Make a store as the README shows it: by other means than ``collect``."""
-    spec = {"proprio": ArraySpec("float32", (6,)), "action": ArraySpec("float32", (actions,))}
+    spec = spec or {"proprio": ArraySpec("float32", (6,)), "action": ArraySpec("float32", (2,))}
     store = TrajectoryStore.create(path, spec, env=env)
     rng = np.random.default_rng(0)
-    episodes = {key: rng.uniform(-1, 1, (24, 21, *of.shape)).astype(np.float32) for key, of in spec.items()}
+    episodes = {key: rng.uniform(0, 2, (24, 21, *of.shape)).astype(of.dtype) for key, of in spec.items()}
     store.append(episodes, seeds=range(24))
     return store
 
 
+ROBOT = EnvSpec("my/Robot-v0", action_low=(-1, -3), action_high=(2, 2), max_action_norm=2.5)
+
+
 def test_recordings_of_an_environment_that_nobody_registered_are_trained_on(tmp_path):
-    env = EnvSpec("my/Robot-v0", action_low=(-1, -3), action_high=(2, 2), max_action_norm=2.5)
-    store = recorded(tmp_path / "data", env)
-    recipe = resolve("reacher-small", "smoke", ["collect.env_id=my/Robot-v0"])
-    train_run(recipe, store, tmp_path / "run", seed=0)
-    config = read_config(tmp_path / "run")
+    store = recorded(tmp_path / "data", ROBOT)
+    run = tmp_path / "run"
+    train_run(resolve("reacher-small", "smoke", ["collect.env_id=my/Robot-v0"]), store, run, seed=0)
+    config = read_config(run)
     assert config["recipe"]["collect"]["policy"] == "recorded"
     assert config["recipe"]["collect"]["num_episodes"] == 24
-    trained = load_run(tmp_path / "run")
+    trained = load_run(run)
     assert trained.model.get_buffer("action_scale").tolist() == [2.0, 3.0]
     assert trained.env["action"] == {"low": [-1.0, -3.0], "high": [2.0, 2.0], "max_norm": 2.5}
-    assert diagnose_run(tmp_path / "run", seed=0)["final"]["rankme"] > 1
+    assert diagnose_run(run, seed=0)["final"]["rankme"] > 1
+    agent = load_agent(run, mode="2+1")
+    agent.set_goal({"proprio": torch.zeros(3, 6)})
+    assert agent.act({"proprio": torch.ones(3, 6)}).norm(dim=-1).max() <= 2.5 + 1e-5
     with pytest.raises(ValueError, match="an environment id must be registered, got 'my/Robot-v0'"):
-        evaluate_run(tmp_path / "run", seed=0)
+        evaluate_run(run, seed=0)
+
+
+def test_recordings_of_a_registered_environment_are_evaluated_in_it(tmp_path):
+    simulator = make_simulator("worldmodel/TwoRooms-v0", image_size=32)
+    low, high = simulator.action_low.tolist(), simulator.action_high.tolist()
+    env = EnvSpec(simulator.env_id, {"image_size": 32}, action_low=low, action_high=high)
+    spec = {"pixels": ArraySpec("uint8", (2, 32, 32)), "action": ArraySpec("float32", (2,))}
+    store = recorded(tmp_path / "data", env, spec)
+    train_run(SMOKE, store, tmp_path / "run", seed=0)
+    rows = evaluate_run(tmp_path / "run", with_references=False)
+    assert {row["agent"] for row in rows} == {"mode-1", "mode-2"}
+    assert (tmp_path / "run" / "media" / "probe.json").exists()
 
 
 @pytest.mark.parametrize(
-    ("env", "found"),
+    "env",
     [
-        ({"id": "my/Robot-v0"}, "nothing"),
-        (EnvSpec("my/Robot-v0", action_low=[-1], action_high=[1]), r"\{'low': \[-1.0\], 'high'"),
+        {"id": "my/Robot-v0"},
+        {"id": "my/Robot-v0", "kwargs": {}, "action": None},
+        {"id": "my/Robot-v0", "action": {"low": [-1, -1], "high": [1, 1], "max_norm": None}},
+        EnvSpec("my/Robot-v0", action_low=[-1], action_high=[1]),
     ],
 )
-def test_recordings_say_what_bounds_their_actions(tmp_path, env, found):
+def test_recordings_say_what_bounds_their_actions(tmp_path, env):
     store = recorded(tmp_path / "data", env)
     recipe = resolve("reacher-small", "smoke", ["collect.env_id=my/Robot-v0"])
+    with pytest.raises(RunError, match="must say its env's kwargs and what bounds its 2 actions, .*EnvSpec"):
+        train_run(recipe, store, tmp_path / "run", seed=0)
+
+
+def test_a_recipe_that_corrects_its_policy_needs_a_simulator(tmp_path):
+    store = recorded(tmp_path / "data", ROBOT)
+    recipe = resolve("point-maze-small", "smoke", ["collect.env_id=my/Robot-v0"])
     with pytest.raises(
-        RunError, match=f"must say what bounds its 2 actions, .*EnvSpec .*action_low.*got {found}"
+        RunError, match="got a store of my/Robot-v0, .*not registered; pass --set distill=null"
     ):
         train_run(recipe, store, tmp_path / "run", seed=0)
 
 
-def test_bounds_of_an_environment_are_in_order():
-    with pytest.raises(ValueError, match=r"action_low must be below action_high, .*got \[1\] and \[-1\]"):
-        EnvSpec("my/Robot-v0", action_low=[1], action_high=[-1])
+@pytest.mark.parametrize(
+    ("bounds", "sentence"),
+    [
+        ({"action_low": [1], "action_high": [-1]}, r"action_low must be below .*, got \[1\] and \[-1\]"),
+        ({"action_low": [1, 1], "action_high": [2]}, "one finite number per action"),
+        ({"action_low": [-1], "action_high": [float("nan")]}, "one finite number per action"),
+        ({"action_low": [1], "action_high": [2], "max_action_norm": 1.0}, "the bounds around 0, got 1.0"),
+        ({"action_low": [-1], "action_high": [2], "max_action_norm": -1}, "must be > 0 .*, got -1"),
+    ],
+)
+def test_bounds_of_an_environment_are_checked_where_they_are_said(bounds, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        EnvSpec("my/Robot-v0", **bounds)

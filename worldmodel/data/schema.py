@@ -87,7 +87,8 @@ class EnvSpec:
     A store can be created for any JSON-able mapping with an ``"id"``; training asks for what this class writes.
 
     Raises:
-        ValueError: bounds of unequal length, or a lower one that is not below its upper one.
+        ValueError: bounds of unequal length, not finite or out of order, or a norm that is not positive or whose box
+            excludes zero.
     """
 
     id: str  # what gymnasium.make takes, or a name of your own
@@ -95,14 +96,22 @@ class EnvSpec:
     observation: Mapping[str, Sequence[int]] = field(default_factory=dict)  # shape of one step, per key
     action_low: Sequence[float] = ()  # (A,) [action units]
     action_high: Sequence[float] = ()  # (A,) [action units]
-    max_action_norm: float | None = None  # Euclidean [action units]
     fps: float | None = None  # steps per second of simulated time
+    max_action_norm: float | None = None  # Euclidean, of boxes around zero [action units]
 
     def __post_init__(self) -> None:
-        low, high = list(self.action_low), list(self.action_high)
-        if len(low) != len(high) or any(a >= b for a, b in zip(low, high, strict=True)):
+        low, high, norm = list(self.action_low), list(self.action_high), self.max_action_norm
+        if len(low) != len(high) or not all(
+            -math.inf < a < b < math.inf for a, b in zip(low, high, strict=True)
+        ):
             raise ValueError(
-                f"action_low must be below action_high, one number per action, got {low} and {high}"
+                f"action_low must be below action_high, one finite number per action, got {low} and {high}"
+            )
+        if norm is not None and not (
+            0 < norm < math.inf and all(a <= 0 <= b for a, b in zip(low, high, strict=True))
+        ):
+            raise ValueError(
+                f"max_action_norm must be > 0 and the bounds around 0, got {norm} with {low} and {high}"
             )
 
     def to_mapping(self) -> dict[str, Any]:
@@ -117,7 +126,8 @@ class EnvSpec:
                 [float(bound) for bound in self.action_low],
                 [float(bound) for bound in self.action_high],
             )
-            mapping["action"] = {"low": low, "high": high, "max_norm": self.max_action_norm}
+            norm = None if self.max_action_norm is None else float(self.max_action_norm)
+            mapping["action"] = {"low": low, "high": high, "max_norm": norm}
         return mapping if self.fps is None else {**mapping, "fps": self.fps}
 
 
