@@ -146,12 +146,8 @@ def test_the_table_of_factors_marks_what_the_data_have():
         "| a task | mass | **1** / 2 | **100 (50)** / – | **90 (45)** / 50 (25) |",
         "| a task | together | **0** | **–** | **90 (45)** |",
     ]
-    assert (
-        factors_table({"a task": {"rows": rows}}).splitlines()[2]
-        == (
-            "| a task | mass | 1 / 2 | 100 (50) / – | 90 (45) / 50 (25) |"  # where it is not known, nothing is marked
-        )
-    )
+    unmarked = factors_table({"a task": {"rows": rows}}).splitlines()[2]  # what the data have is not known
+    assert unmarked == "| a task | mass | 1 / 2 | 100 (50) / – | 90 (45) / 50 (25) |"
 
 
 def test_all_factors_together_go_from_their_defaults_to_their_last_values():
