@@ -44,8 +44,9 @@ _COLUMNS: dict[str, Callable[[Json], str]] = {
 }
 # The distance of cart-pole's task is not how many steps a swing-up takes.
 _MOTION_COLUMNS: dict[str, Callable[[Json], str]] = {
-    **{heading: read for heading, read in _COLUMNS.items() if not heading.endswith("~ true")},
+    **{heading: _COLUMNS[heading] for heading in ("plan [%]", "plan, at the end [%]", "react [%]")},
     "react, at the end [%]": lambda row: _rate(row, "mode-1", "success_rate_final"),
+    **{heading: _COLUMNS[heading] for heading in ("RankMe", "between-trajectory share")},
     "action R²": lambda row: number(row["diagnostics"].get("action_r2"), 2),
     "identity ratio": lambda row: number(row["diagnostics"].get("identity_ratio"), 2),
 }
