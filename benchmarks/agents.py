@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.cost_names import cost_terms
-from benchmarks.evaluation import make_mpc
+from benchmarks.evaluation import make_mpc, recorded_bounds
 from benchmarks.policy_checkpoint import POLICIES, load_policy, policy_folder
 from benchmarks.recipes import PlannerRecipe, like
 from benchmarks.runs import read_recipe, require_part
@@ -19,7 +19,7 @@ from benchmarks.seeding import make_generator
 from envs.registration import make_simulator
 from envs.simulator import SeenTask, Simulator
 from envs.state import State
-from planners import PLANNERS, ActionBounds
+from planners import PLANNERS
 from planners.agent import Agent
 from planners.policy import GoalPolicy
 from worldmodel.checkpoint import CheckpointError, load_jepa
@@ -190,9 +190,8 @@ def make_agent(
     if policy is not None:
         require_known("policy", policy, POLICIES)
     require_known("mode", mode, ("1", "2", "2+1"))
-    model, device, limits = run.model, run.device, run.env["action"]
-    low, high = (torch.tensor(limits[end], dtype=torch.float32, device=device) for end in ("low", "high"))
-    bounds = ActionBounds(low, high, limits["max_norm"])
+    model, device = run.model, run.device
+    bounds = recorded_bounds(run.env["action"], device)
     plans = mode != "1"
     needs_policy = "1" in mode or planner.policy_proposal
     has_memory = model.predictor.context > 0

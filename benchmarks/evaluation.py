@@ -252,6 +252,12 @@ def simulator_bounds(simulator: Simulator) -> ActionBounds:
     return ActionBounds(simulator.action_low, simulator.action_high, simulator.max_action_norm)
 
 
+def recorded_bounds(limits: Mapping[str, Any], device: torch.device) -> ActionBounds:
+    """Return the allowed actions that a store and a checkpoint name: ``low``, ``high`` and ``max_norm``."""
+    low, high = (torch.tensor(limits[end], dtype=torch.float32, device=device) for end in ("low", "high"))
+    return ActionBounds(low, high, limits["max_norm"])
+
+
 def make_mpc(config: PlannerRecipe, bounds: ActionBounds, generator: torch.Generator) -> MPC:
     """Build the model-predictive controller of a recipe; bad settings raise ``ValueError``."""
     is_cpu = bounds.low.device.type == "cpu"

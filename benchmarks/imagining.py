@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cached_rows import RowPairs
+from benchmarks.evaluation import recorded_bounds
 from benchmarks.policy_checkpoint import make_policy
 from benchmarks.recipes import ActorRecipe, CriticRecipe, Recipe
 from benchmarks.seeding import derive_seed
-from planners.bounds import ActionBounds
 from planners.policy import GoalPolicy, ImaginationObjective
 from worldmodel.carrying import CarriedStarts
 from worldmodel.costs import Cost
@@ -45,11 +45,11 @@ def make_value_iteration(
         config: of the critic, with ``values``.
         seed: of what is drawn.
     """
-    low, high = (torch.tensor(bounds[name], device=model.device) for name in ("low", "high"))
-    project = ActionBounds(low, high, bounds["max_norm"]).project
+    allowed = recorded_bounds(bounds, model.device)
+    low, high = allowed.low, allowed.high
     assert config.values is not None
     return ValueIterationObjective(
-        critic, model.rollout, cost, project, low, high, config.values, config.batch_size, seed
+        critic, model.rollout, cost, allowed.project, low, high, config.values, config.batch_size, seed
     )
 
 

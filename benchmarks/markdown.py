@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.display import AGENT_ORDER
 from benchmarks.slow_features.table import (
     chance,
     encoding_rmse,
@@ -69,11 +68,16 @@ MUJOCO = {
     "cart-pole-small": "cart-pole",
 }
 MUJOCO_ROWS = {
-    **ROWS,
+    "mode-2": ROWS["mode-2"],
+    "mode-1": ROWS["mode-1"],
+    "oracle": ROWS["oracle"],
     "oracle-straight": "the same, by straight distance",
     "oracle-own": "a planner of the task's own on the true simulator",
     "expert": "scripted expert",
+    "straight-line": ROWS["straight-line"],
     "correlated": "correlated noise",
+    "random": ROWS["random"],
+    "zero": ROWS["zero"],
 }
 
 
@@ -84,7 +88,10 @@ def mujoco_table() -> str:
     """
     found = {name: load_summaries(name) for name in MUJOCO}
     found = {name: summaries for name, summaries in found.items() if summaries}
-    own = {name: load_oracle(name, one[0]["tasks"]) for name, one in found.items()}
+    agents = {
+        name: [each["agents"] | {"oracle-own": load_oracle(name, each["tasks"])} for each in one]
+        for name, one in found.items()
+    }
     heads = [
         f"{MUJOCO[name]}: {one[0]['tasks']} tasks, seed{'s' * (len(one) > 1)} "
         + ", ".join(f"{summary['seed']}{'†' * ('commit' in summary)}" for summary in one)
@@ -92,16 +99,10 @@ def mujoco_table() -> str:
     ]
     lines = ["| success within the budget (at its end) [%] | " + " | ".join(heads) + " |"]
     lines.append("|---|" + "---|" * len(found))
-    place = AGENT_ORDER.index("expert")
-    for agent in (*AGENT_ORDER[:place], "oracle-own", *AGENT_ORDER[place:]):
-        entries = [
-            _mujoco_entry(
-                [own[name]] if agent == "oracle-own" else [each["agents"].get(agent) for each in one]
-            )
-            for name, one in found.items()
-        ]
+    for agent, words in MUJOCO_ROWS.items():
+        entries = [_mujoco_entry([each.get(agent) for each in one]) for one in agents.values()]
         if set(entries) != {"–"}:
-            lines.append(f"| {MUJOCO_ROWS[agent]} | " + " | ".join(entries) + " |")
+            lines.append(f"| {words} | " + " | ".join(entries) + " |")
     for agent, words in (("mode-2", "plan"), ("mode-1", "react")):
         times = [
             sum(summary["agents"][agent]["ms_per_action"] for summary in one) / len(one)

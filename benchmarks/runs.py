@@ -165,7 +165,6 @@ def add_results(run: Path, evaluations: list[dict[str, Any]]) -> None:
     def key(row: Mapping[str, Any]) -> str:
         same = (
             "agent",
-            "planner_settings",
             "policy",
             "task",
             "split",
@@ -175,12 +174,10 @@ def add_results(run: Path, evaluations: list[dict[str, Any]]) -> None:
             "variation",
             "seeds",
         )
-        row = dict(row)
-        if str(row["agent"]).startswith("oracle") and row.get(
-            "planner_settings"
-        ):  # its cost follows from its name
-            row["planner_settings"] = {**row["planner_settings"], "cost": None}
-        return json.dumps([row.get(name) or None for name in same], sort_keys=True)
+        settings = row.get("planner_settings")
+        if settings and row["agent"].startswith("oracle"):
+            settings = {**settings, "cost": None}  # which follows from its name; 0.2 wrote the recipe's
+        return json.dumps([settings, *(row.get(name) or None for name in same)], sort_keys=True)
 
     fresh = {key(row) for row in evaluations}
     kept = [row for row in read_results(run) if key(row) not in fresh]

@@ -101,15 +101,12 @@ class EnvSpec:
 
     def __post_init__(self) -> None:
         low, high, norm = list(self.action_low), list(self.action_high), self.max_action_norm
-        if len(low) != len(high) or not all(
-            -math.inf < a < b < math.inf for a, b in zip(low, high, strict=True)
-        ):
+        pairs = list(zip(low, high, strict=False))
+        if len(low) != len(high) or not all(-math.inf < a < b < math.inf for a, b in pairs):
             raise ValueError(
                 f"action_low must be below action_high, one finite number per action, got {low} and {high}"
             )
-        if norm is not None and not (
-            0 < norm < math.inf and all(a <= 0 <= b for a, b in zip(low, high, strict=True))
-        ):
+        if norm is not None and not (0 < norm < math.inf and all(a <= 0 <= b for a, b in pairs)):
             raise ValueError(
                 f"max_action_norm must be > 0 and the bounds around 0, got {norm} with {low} and {high}"
             )
@@ -122,12 +119,11 @@ class EnvSpec:
             "observation": {key: list(shape) for key, shape in self.observation.items()},
         }
         if len(self.action_low):
-            low, high = (
-                [float(bound) for bound in self.action_low],
-                [float(bound) for bound in self.action_high],
-            )
-            norm = None if self.max_action_norm is None else float(self.max_action_norm)
-            mapping["action"] = {"low": low, "high": high, "max_norm": norm}
+            mapping["action"] = {
+                "low": [float(bound) for bound in self.action_low],
+                "high": [float(bound) for bound in self.action_high],
+                "max_norm": None if self.max_action_norm is None else float(self.max_action_norm),
+            }
         return mapping if self.fps is None else {**mapping, "fps": self.fps}
 
 
